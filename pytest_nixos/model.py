@@ -1,0 +1,181 @@
+"""The data that crosses rooms. Frozen, keyword-only, standard library only, no I/O."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a check is: a NixOS VM test with a driver, or a plain build."""
+
+    VM = "vm"
+    BUILD = "build"
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One virtual machine of a check: memory in MiB, number of virtual cores."""
+
+    name: str
+    memory_mib: int
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derivation:
+    """A derivation's store path and its outputs (name -> store path, None when not known beforehand)."""
+
+    drv_path: str
+    outputs: dict[str, str | None]
+    features: tuple[str, ...] = ()
+
+    @property
+    def out_path(self) -> str | None:
+        """The default output's store path; None for a content-addressed derivation."""
+        return self.outputs.get("out", next(iter(self.outputs.values()), None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A flake check that evaluates.
+
+    attr is the attribute's name below `checks.<system>`; driver is the test driver's derivation of a VM
+    check; timeout is the check's own limit in seconds (meta.timeout or globalTimeout), None when it has none.
+    """
+
+    attr: str
+    kind: Kind
+    derivation: Derivation
+    driver: Derivation | None = None
+    nodes: tuple[Node, ...] = ()
+    timeout: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalFailed:
+    """A flake check that does not evaluate, with Nix's own message."""
+
+    attr: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One recorded result of a check.
+
+    finished_at is seconds since the epoch (UTC), seconds the run's duration, by a `user@host` for display.
+    """
+
+    drv_path: str
+    out_path: str | None
+    outcome: Outcome
+    finished_at: float
+    seconds: float
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A verdict that proves a check, and the name of the record store it was read from."""
+
+    verdict: Verdict
+    record: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCheck:
+    """A check with what is recorded of it; evidence None means: run it."""
+
+    check: Check | EvalFailed
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlakePlan:
+    """One flake of the session.
+
+    ref: as the user wrote it. label: what node ids begin with when it was not given as a folder, else "".
+    path: its flake.nix, None when it was not found. error: why it does not evaluate as a whole, else "".
+    """
+
+    ref: str
+    label: str
+    path: str | None
+    checks: tuple[PlannedCheck, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All flakes of the session, the system, the seconds that evaluation took, the warnings of the records."""
+
+    system: str
+    nix_version: str
+    flakes: tuple[FlakePlan, ...]
+    evaluate_seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A derivation that is in the store, with its default output."""
+
+    drv_path: str
+    out_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFailed:
+    """A derivation that did not build, with the tail of its log."""
+
+    drv_path: str
+    log_tail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closure:
+    """The store paths that a set of roots needs, their size in bytes, and the registration text of them all."""
+
+    paths: tuple[str, ...]
+    nar_bytes: int
+    registration: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prebuilt:
+    """What the session's fixture made, shared by all workers.
+
+    drivers: derivation path of a driver -> its built form or its failure. store: the session's store root
+    (holding nix/store), None when VMs run on the host's store. isolated: the kernel lets us make namespaces.
+    accelerator: "kvm" or "tcg". The rest are figures for the summary, in seconds and bytes.
+    """
+
+    drivers: dict[str, Built | BuildFailed]
+    store: str | None
+    isolated: bool
+    accelerator: str
+    paths: int = 0
+    nar_bytes: int = 0
+    build_seconds: float = 0.0
+    copy_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """One run of a check: its outcome, duration in seconds, transcript and artifacts, why it failed ("" if not).
+
+    isolated is False when a run could reach the network by the user's wish: such a run is never recorded.
+    """
+
+    outcome: Outcome
+    seconds: float
+    transcript: str
+    artifacts: str
+    failure: str = ""
+    sections: tuple[tuple[str, str], ...] = field(default=())

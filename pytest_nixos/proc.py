@@ -1,0 +1,112 @@
+"""The one door to subprocesses: run a program to its end, with a deadline, its output and no leftovers."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_nixos.errors import CommandFailed, CommandTimedOut, ToolMissing
+
+_TAIL_LINES = 60
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A program's exit status, its whole stdout and the last lines of its stderr."""
+
+    status: int
+    stdout: bytes
+    stderr_tail: str
+
+
+def die_with_parent(sig: int = signal.SIGTERM) -> None:
+    """Ask the kernel to send this process `sig` when its parent ends, however that ends (Linux prctl(2))."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    on_stderr: Callable[[bytes], None] | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run `argv` to its end and return its output.
+
+    timeout is in seconds. on_stderr is called with each line of stderr as it comes.
+    Raises ToolMissing when the program is not there, CommandTimedOut at the deadline, and CommandFailed
+    when `check` is true and the exit status is not 0. Whatever is raised, the program is gone.
+    """
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as sink:
+        source.write(stdin)
+        source.seek(0)
+        process = _start(argv, env, source.fileno(), sink.fileno())
+        timed_out = threading.Event()
+        timer = _deadline(process, timeout, timed_out)
+        try:
+            tail = _drain(process, on_stderr)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            _end(process)
+        sink.seek(0)
+        done = Completed(status=status, stdout=sink.read(), stderr_tail=tail)
+    if timed_out.is_set():
+        raise CommandTimedOut(f"`{argv[0]} …` was still running after {timeout:.0f} s and was ended")
+    if check and status != 0:
+        raise CommandFailed(tuple(argv), status, tail)
+    return done
+
+
+def _start(argv: Sequence[str], env: Mapping[str, str] | None, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env, preexec_fn=die_with_parent
+        )
+    except FileNotFoundError:
+        raise ToolMissing(f"`{argv[0]}` was not found on PATH", f"install {argv[0]} and try again") from None
+    except OSError as error:
+        raise CommandFailed(tuple(argv), 126, os.strerror(error.errno or 0)) from None
+
+
+def _deadline(process: subprocess.Popen[bytes], timeout: float | None, timed_out: threading.Event) -> threading.Timer:
+    def end() -> None:
+        timed_out.set()
+        _end(process)
+
+    timer = threading.Timer(timeout if timeout is not None else threading.TIMEOUT_MAX, end)
+    timer.daemon = True
+    if timeout is not None:
+        timer.start()
+    return timer
+
+
+def _drain(process: subprocess.Popen[bytes], on_stderr: Callable[[bytes], None] | None) -> str:
+    tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
+    assert process.stderr is not None
+    for line in process.stderr:
+        tail.append(line)
+        if on_stderr is not None:
+            on_stderr(line)
+    return b"".join(tail).decode(errors="replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Soft stop, then hard stop; does nothing when the process has ended."""
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        process.send_signal(sig)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            continue
