@@ -1,0 +1,1 @@
+"""The kinds of stores that hold records, one module each, behind the Protocol of `base`."""

@@ -1,0 +1,100 @@
+"""Records in a local directory: one file per record, named by what it proves, written whole or not at all.
+
+A file is `<hash of the derivation path>.<hash of the output path>.<outcome>.json`: one listing of the folder
+tells what is recorded, and only files that matter are opened. Many sessions may share a directory: a file is
+written beside its place and renamed, so a reader sees the old record, the new one, or none.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_nixos.model import Derivation, Verdict
+from pytest_nixos.records import verdict as record_format
+from pytest_nixos.records.policy import same_derivation
+from pytest_nixos.records.stores.base import Found
+
+_NO_OUTPUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryStore:
+    """The records in `folder`, which is made when the first one is written."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder, with the home directory as ~."""
+        return str(self.folder).replace(str(Path.home()), "~", 1)
+
+    def lookup(self, wanted: Iterable[Derivation]) -> Found:
+        """See RecordStore. One directory listing, then only the records of what is asked for."""
+        derivations = list(wanted)
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208 - names are enough, and 1,000 Paths are not free
+        except FileNotFoundError:
+            return Found()
+        except OSError as error:
+            return Found(warnings=(f"records in {self.name} can't be read: {error.strerror}",))
+        verdicts: list[Verdict] = []
+        warnings: list[str] = []
+        for name in _matching(names, derivations):
+            verdict = self._read(name)
+            if verdict is None or not any(same_derivation(verdict, d) for d in derivations):
+                warnings.append(f"record {name} in {self.name} is damaged and was ignored")
+            else:
+                verdicts.append(verdict)
+        return Found(verdicts=tuple(verdicts), warnings=tuple(warnings))
+
+    def _read(self, name: str) -> Verdict | None:
+        try:
+            with (self.folder / name).open("rb") as file:
+                verdict = record_format.parse(file.read(record_format.MAX_BYTES + 1))
+        except OSError:
+            return None
+        return verdict if verdict is not None and file_name(verdict) == name else None
+
+    def record(self, verdict: Verdict) -> str:
+        """See RecordStore. The record is on the disk when this returns ""."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(file_name(verdict), record_format.encode(verdict))
+        except OSError as error:
+            return f"the record of {verdict.drv_path} could not be written to {self.name}: {error.strerror}"
+        return ""
+
+    def _write(self, name: str, data: bytes) -> None:
+        handle, scratch = tempfile.mkstemp(prefix=".new-", dir=self.folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(scratch).replace(self.folder / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(scratch).unlink()
+            raise
+
+
+def file_name(verdict: Verdict) -> str:
+    """The name of a verdict's record. A failure never takes the place of a proof."""
+    out = _hash(verdict.out_path) if verdict.out_path else _NO_OUTPUT
+    return f"{_hash(verdict.drv_path)}.{out}.{verdict.outcome.value}.json"
+
+
+def _hash(store_path: str) -> str:
+    return store_path.rsplit("/", 1)[-1][:32]
+
+
+def _matching(names: list[str], derivations: list[Derivation]) -> Iterator[str]:
+    drvs = {_hash(d.drv_path) for d in derivations}
+    outs = {_hash(d.out_path) for d in derivations if d.out_path}
+    for name in names:
+        parts = name.split(".")
+        if len(parts) == 4 and parts[3] == "json" and (parts[0] in drvs or parts[1] in outs):
+            yield name

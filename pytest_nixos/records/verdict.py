@@ -1,0 +1,74 @@
+"""A verdict as text: a pure pair of encode and parse, the version first. What is not understood is None."""
+
+import json
+import math
+from typing import Any
+
+from pytest_nixos.model import Outcome, Verdict
+
+VERSION = 1
+MAX_BYTES = 4096
+_STORE_SUFFIX = ".drv"
+
+
+def encode(verdict: Verdict) -> bytes:
+    """The record of a verdict: one line of JSON, keys in order, UTF-8, ending in a newline."""
+    entry = {
+        "v": VERSION,
+        "drv": verdict.drv_path,
+        "out": verdict.out_path,
+        "outcome": verdict.outcome.value,
+        "finished_at": verdict.finished_at,
+        "seconds": verdict.seconds,
+        "by": verdict.by,
+    }
+    return json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def parse(data: bytes) -> Verdict | None:
+    """The verdict of a record; None when anything at all is wrong with it."""
+    if len(data) > MAX_BYTES or not data.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or entry.get("v") != VERSION or isinstance(entry.get("v"), bool):
+        return None
+    return _verdict(entry)
+
+
+def _verdict(entry: dict[str, Any]) -> Verdict | None:
+    drv, out, by = entry.get("drv"), entry.get("out"), entry.get("by")
+    finished_at, seconds = _number(entry.get("finished_at")), _number(entry.get("seconds"))
+    if not isinstance(drv, str) or not _is_store_path(drv) or not drv.endswith(_STORE_SUFFIX):
+        return None
+    if not isinstance(by, str) or not (out is None or _is_store_path(out)):
+        return None
+    if finished_at is None or seconds is None or entry.get("outcome") not in set(Outcome):
+        return None
+    return Verdict(
+        drv_path=drv,
+        out_path=out,
+        outcome=Outcome(entry["outcome"]),
+        finished_at=finished_at,
+        seconds=seconds,
+        by=by,
+    )
+
+
+def _is_store_path(text: Any) -> bool:
+    if not isinstance(text, str) or not text.startswith("/") or "\n" in text:
+        return False
+    name = text.rsplit("/", 1)[-1]
+    return len(name) > 33 and name[32] == "-" and name[:32].isalnum()
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
