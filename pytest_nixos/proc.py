@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_nixos.errors import CommandFailed, CommandTimedOut, ToolMissing
 
@@ -36,6 +37,7 @@ def run(
     *,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
     stdin: bytes = b"",
     on_stderr: Callable[[bytes], None] | None = None,
     check: bool = True,
@@ -49,7 +51,7 @@ def run(
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as sink:
         source.write(stdin)
         source.seek(0)
-        process = _start(argv, env, source.fileno(), sink.fileno())
+        process = _start(argv, env, cwd, source.fileno(), sink.fileno())
         timed_out = threading.Event()
         timer = _deadline(process, timeout, timed_out)
         try:
@@ -67,10 +69,12 @@ def run(
     return done
 
 
-def _start(argv: Sequence[str], env: Mapping[str, str] | None, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int, stdout: int
+) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env, preexec_fn=die_with_parent
+            argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env, cwd=cwd, preexec_fn=die_with_parent
         )
     except FileNotFoundError:
         raise ToolMissing(f"`{argv[0]}` was not found on PATH", f"install {argv[0]} and try again") from None

@@ -22,8 +22,9 @@ class FlakeRef:
 def resolve(ref: str, base: Path) -> FlakeRef:
     """What `ref` means, seen from folder `base`: a folder that exists, or a URL in Nix's own syntax.
 
-    A folder wins over a registry name, unlike in Nix, where `example` means `flake:example`: people
-    give this plugin paths. Raises EvaluationError when a path has no flake.nix.
+    A bare name is a folder, unlike in Nix, where `example` means `flake:example`: people give this plugin
+    paths, and a typing error in one should not become a question to a registry.
+    Raises EvaluationError when a path has no flake.nix.
     """
     folder = base / ref
     if _SCHEME.match(ref) and not folder.is_dir():
@@ -33,11 +34,10 @@ def resolve(ref: str, base: Path) -> FlakeRef:
     if (folder / "flake.nix").is_file():
         flake = (folder / "flake.nix").resolve()
         return FlakeRef(url=quote_path(flake.parent), label=str(folder), path=flake)
-    if folder.exists() or ref.startswith((".", "/", "~")) or "/" not in ref:
-        raise EvaluationError(
-            f"there is no flake.nix in {folder}", "give a folder with a flake.nix, or a flake reference as Nix does"
-        )
-    return FlakeRef(url=ref, label=ref, path=None)
+    raise EvaluationError(
+        f"there is no flake.nix in {folder}",
+        "give a folder with a flake.nix, or a flake reference such as github:owner/repo",
+    )
 
 
 def quote_path(path: Path) -> str:

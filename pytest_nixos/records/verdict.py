@@ -45,7 +45,7 @@ def _verdict(entry: dict[str, Any]) -> Verdict | None:
         return None
     if not isinstance(by, str) or not (out is None or _is_store_path(out)):
         return None
-    if finished_at is None or seconds is None or entry.get("outcome") not in set(Outcome):
+    if finished_at is None or seconds is None or entry.get("outcome") not in list(Outcome):
         return None
     return Verdict(
         drv_path=drv,

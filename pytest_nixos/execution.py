@@ -1,0 +1,183 @@
+"""One check, run to its end: by its test driver, or by building it in the Nix sandbox."""
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_nixos.errors import CheckFailed, CommandTimedOut
+from pytest_nixos.model import BuildFailed, Built, Check, Outcome, Prebuilt, RunResult
+from pytest_nixos.nix import build
+from pytest_nixos.nix.command import Nix
+from pytest_nixos.nix.store import remove_tree
+from pytest_nixos.vm import isolate
+from pytest_nixos.vm.log import neutralise
+from pytest_nixos.vm.terminal import Finished, Terminal
+
+_TAIL_LINES = 60
+_SCRATCH = ("vm-state-*", "vde*.ctl", "shared-xchg", ".nixos-test-driver", "nixos-test-driver*", "pnx-*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Where and how a check runs. timeout is in seconds; echo gets each line that the driver prints."""
+
+    nix: Nix
+    folder: Path
+    artifacts: Path
+    timeout: float
+    mode: str
+    network: bool
+    keep_artifacts: bool
+    echo: Callable[[str], None]
+
+
+def mode_of(check: Check, wanted: str) -> str:
+    """`driver` or `build`: what the user wants, where the check can do it."""
+    if check.driver is None or wanted == "build":
+        return "build"
+    return "driver"
+
+
+def run_check(check: Check, prebuilt: Prebuilt, around: Surroundings) -> RunResult:
+    """Run one check. A failure is a result; only what stops the session itself is raised."""
+    started = time.monotonic()
+    artifacts = around.artifacts / artifact_name(check)
+    artifacts.mkdir(parents=True, exist_ok=True)
+    transcript = artifacts / "transcript.log"
+    runner = _by_driver if mode_of(check, around.mode) == "driver" else _by_build
+    failure, sections = runner(check, prebuilt, around, transcript)
+    if not failure and not around.keep_artifacts:
+        shutil.rmtree(artifacts, ignore_errors=True)
+    return RunResult(
+        outcome=Outcome.FAILED if failure else Outcome.PASSED,
+        seconds=time.monotonic() - started,
+        transcript=str(transcript),
+        artifacts=str(artifacts),
+        failure=failure,
+        sections=sections,
+    )
+
+
+def artifact_name(check: Check) -> str:
+    """A folder name for a check: readable, short, and different for different checks."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in check.attr)[:60]
+    return f"{plain}-{hashlib.sha256(check.derivation.drv_path.encode()).hexdigest()[:8]}"
+
+
+Failure = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def _by_driver(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path) -> Failure:
+    assert check.driver is not None
+    driver = prebuilt.drivers.get(check.driver.drv_path)
+    match driver:
+        case Built():
+            return _drive(driver, check, prebuilt, around, transcript)
+        case BuildFailed(log_tail=tail):
+            transcript.write_text(tail)
+            return "the test driver does not build", (("nix log", _quote(tail.splitlines())),)
+    return "the test driver was not prebuilt: this is a fault of pytest-nixos", ()
+
+
+def _drive(driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path) -> Failure:
+    program = f"{driver.out_path}/bin/nixos-test-driver"
+    keeper = isolate.keeper_argv(
+        [program],
+        store=prebuilt.store,
+        store_dir=around.nix.store_dir,
+        network=around.network,
+        isolated=prebuilt.isolated,
+    )
+    # A private folder with a short name: sockets in it must stay below 108 bytes.
+    with _private_folder() as folder:
+        env = _environment(folder, prebuilt, around.network)
+        with Terminal(
+            keeper,
+            cwd=folder,
+            env=env,
+            transcript=transcript,
+            on_line=around.echo,
+            grace=isolate.GRACE_SECONDS + 2,
+        ) as terminal:
+            finished = terminal.wait(around.timeout)
+        _keep_files(folder, transcript.parent)
+    return _judge(finished, check, around.timeout)
+
+
+@contextlib.contextmanager
+def _private_folder():  # type: ignore[no-untyped-def]
+    folder = Path(tempfile.mkdtemp(prefix="pnx-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def _environment(folder: Path, prebuilt: Prebuilt, network: bool) -> dict[str, str]:
+    """A clean environment: nothing of the user's, secrets above all, reaches a test."""
+    accel = {"QEMU_OPTS": f"-machine accel={prebuilt.accelerator}"} if prebuilt.accelerator else {}
+    # Without a network namespace QEMU itself keeps the guests from the network.
+    restrict = {} if network or prebuilt.isolated else {"QEMU_NET_OPTS": "restrict=on"}
+    return {
+        **isolate.keeper_environment(),
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "XDG_RUNTIME_DIR": str(folder),
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PYTHONUNBUFFERED": "1",
+        **accel,
+        **restrict,
+    }
+
+
+def _keep_files(folder: Path, artifacts: Path) -> None:
+    """Move what the test wrote (screenshots, copied files) to the artifacts, without the VMs' own state."""
+    for entry in folder.iterdir():
+        scratch = any(entry.match(pattern) for pattern in _SCRATCH)
+        if not scratch and not entry.is_socket():
+            with contextlib.suppress(OSError):
+                shutil.move(entry, artifacts / entry.name)
+
+
+def _judge(finished: Finished, check: Check, timeout: float) -> Failure:
+    if finished.status == 0 and not finished.timed_out:
+        return "", ()
+    sections = (("console", _quote(finished.tail[-_TAIL_LINES:])),)
+    if finished.timed_out:
+        return f"{check.attr} was still running after {timeout:.0f} s and was stopped", sections
+    errors = [line for line in finished.tail if line.startswith("error:")]
+    return errors[-1] if errors else f"the test driver ended with status {finished.status}", sections
+
+
+def _by_build(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path) -> Failure:
+    def progress(text: str) -> None:
+        around.echo(text)
+        log.write(text + "\n")
+
+    roots = around.folder / "gcroots" / artifact_name(check)
+    with transcript.open("w") as log:
+        try:
+            results = build.realise(around.nix, [check.derivation], roots, progress, around.timeout)
+        except CommandTimedOut:
+            return f"{check.attr} was still building after {around.timeout:.0f} s and was stopped", ()
+    match results[check.derivation.drv_path]:
+        case BuildFailed(log_tail=tail):
+            return "the check does not build", (("nix log", _quote(tail.splitlines()[-_TAIL_LINES:])),)
+    return "", ()
+
+
+def _quote(lines: list[str] | tuple[str, ...]) -> str:
+    """Guest text for the report: behind a bar, so that no line of it is a command to a terminal or to a CI."""
+    return "\n".join(f"| {neutralise(line)}" for line in lines)
+
+
+def raise_failure(result: RunResult) -> None:
+    """Raise CheckFailed when the run failed; the message names its artifacts."""
+    if result.outcome is not Outcome.PASSED:
+        raise CheckFailed(result.failure, f"artifacts: {result.artifacts}")

@@ -1,0 +1,30 @@
+"""Fixtures for VM tests written in Python. Loaded in every session, so it imports nothing heavy."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_nixos.model import Plan, Prebuilt
+    from pytest_nixos.session import Session
+
+
+@pytest.fixture(scope="session")
+def nixos_session(pytestconfig: pytest.Config) -> "Session":
+    """The plugin's session object; skips where no flake is given."""
+    role: Session | None = pytestconfig.pluginmanager.get_plugin("nixos-session")
+    if role is None:
+        pytest.skip("no flake: give one with --nixos-flake, or with nixos_flake in the ini file")
+    return role
+
+
+@pytest.fixture(scope="session")
+def nixos_plan(nixos_session: "Session") -> "Plan":
+    """The flakes' checks with what is recorded of each."""
+    return nixos_session.plan
+
+
+@pytest.fixture(scope="session")
+def nixos_prebuilt(nixos_session: "Session") -> "Prebuilt":
+    """The built drivers of the selected checks, and the session's store that holds their closure."""
+    return nixos_session.prebuilt

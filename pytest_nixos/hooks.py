@@ -1,0 +1,118 @@
+"""The hooks of a session that has flakes, one object per duty, registered by role."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nixos import reporting
+from pytest_nixos.collection import VERIFIED, CheckItem, FlakeFile, arguments, flake_file
+from pytest_nixos.errors import PytestNixosError
+from pytest_nixos.options import Options
+from pytest_nixos.session import Controller, Owner, Session, Single, start
+
+
+def register(config: pytest.Config, options: Options) -> None:
+    """Choose this process's role and register its hooks."""
+    role = start(config, options)
+    config.pluginmanager.register(role, "nixos-session")
+    config.pluginmanager.register(Collecting(role), "nixos-collecting")
+    if isinstance(role, Owner):
+        config.pluginmanager.register(Owning(role), "nixos-owning")
+    if isinstance(role, Controller):
+        config.pluginmanager.register(Controlling(role), "nixos-controlling")
+    if isinstance(role, Single):
+        config.pluginmanager.register(Running(role), "nixos-running")
+
+
+class Collecting:
+    """Every role: the flakes' checks as items."""
+
+    def __init__(self, role: Session) -> None:
+        self.role = role
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        """Put the flakes among the arguments, before pytest looks at them."""
+        given = session.config.args_source is pytest.Config.ArgsSource.ARGS
+        session.config.args[:] = arguments(session.config.args, self.role, given)
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> FlakeFile | None:
+        """Collect the flake.nix of the session's flakes."""
+        return flake_file(self.role, file_path, parent)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is selected, before xdist tells its controller that the collection is done."""
+        checks = [item.to_run for item in session.items if isinstance(item, CheckItem)]
+        self.role.select([check for check in checks if check is not None])
+
+    def pytest_unconfigure(self) -> None:
+        """Remove what is the session's."""
+        self.role.close()
+
+
+class Owning:
+    """The process that owns the session: plans, records, reports."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """SIGTERM ends a session like Ctrl-C; a quiet one, which has no header, is planned here."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if session.config.get_verbosity() < 0:
+            self.pytest_report_header()
+
+    def pytest_report_header(self) -> list[str]:
+        """Evaluate, before any worker starts, so that a missing Nix is one error; say what was found."""
+        try:
+            return reporting.header(self.owner.plan, self.owner.accelerator)
+        except PytestNixosError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Record."""
+        self.owner.recorder.see(report)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Any:
+        """Count verified checks on their own."""
+        if report.skipped and VERIFIED in dict(report.user_properties):
+            return "verified", "v", ("VERIFIED", {"green": True})
+        return None
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what was verified by what, and where the time went."""
+        for line in reporting.summary(terminalreporter.stats.get("verified", []), terminalreporter.verbosity):
+            terminalreporter.write_line(line)
+        self.owner.show_times()
+
+
+class Running:
+    """pytest without xdist: prebuild before the first item runs."""
+
+    def __init__(self, owner: Single) -> None:
+        self.owner = owner
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Prebuild for what is selected."""
+        if not session.config.option.collectonly and not session.testsfailed:
+            self.owner.make_ready()
+
+
+class Controlling:
+    """xdist's controller: hands its folder to the workers, prebuilds when the first has collected."""
+
+    def __init__(self, owner: Controller) -> None:
+        self.owner = owner
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker that is about to start where the session's folder is."""
+        node.workerinput["nixos_rundir"] = str(self.owner.run_dir.path)
+
+    def pytest_xdist_node_collection_finished(self) -> None:
+        """Prebuild for what the worker has selected; xdist schedules when this returns."""
+        self.owner.make_ready()

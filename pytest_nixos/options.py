@@ -1,0 +1,147 @@
+"""Every option and ini key, and the one frozen object they become."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_nixos.errors import PytestNixosError
+
+DEFAULT_TIMEOUT_SECONDS = 3600.0
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for. Times are in seconds; see `add_options` for the meaning of each."""
+
+    flakes: tuple[str, ...]
+    named_on_command_line: bool
+    base: Path
+    system: str | None
+    attr: str
+    overrides: tuple[tuple[str, str], ...]
+    rerun_verified: bool
+    max_age: float | None
+    timeout: float | None
+    mode: str
+    network: bool
+    accelerator: str
+    records: Path
+    folder: Path
+    artifacts: Path | None
+    stream: bool
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> "Options":
+        """Raises pytest.UsageError for a value that makes no sense."""
+        try:
+            return cls._read(config)
+        except PytestNixosError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @classmethod
+    def _read(cls, config: pytest.Config) -> "Options":
+        given = config.option
+        age = given.nixos_max_age or config.getini("nixos_max_age")
+        timeout = given.nixos_timeout or config.getini("nixos_timeout")
+        invoked = Path(config.invocation_params.dir)
+        base = invoked if given.nixos_flake else config.inipath.parent if config.inipath else config.rootpath
+        return cls(
+            flakes=tuple(given.nixos_flake or config.getini("nixos_flake")),
+            named_on_command_line=bool(given.nixos_flake),
+            base=base,
+            system=given.nixos_system or config.getini("nixos_system") or None,
+            attr=given.nixos_attr or config.getini("nixos_attr"),
+            overrides=(*map(_override, config.getini("nixos_override_input")), *map(tuple, given.nixos_override_input)),
+            rerun_verified=given.nixos_rerun_verified,
+            max_age=seconds(age) if age else None,
+            timeout=seconds(timeout) if timeout else None,
+            mode=given.nixos_mode,
+            network=given.nixos_network,
+            accelerator=given.nixos_accel,
+            records=_folder(given.nixos_records or config.getini("nixos_records"), invoked, "records"),
+            folder=_folder(given.nixos_dir, invoked, "sessions"),
+            artifacts=invoked / given.nixos_artifacts if given.nixos_artifacts else None,
+            stream=given.capture == "no",
+        )
+
+
+def cache_home() -> Path:
+    """The plugin's cache folder, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-nixos"
+
+
+def seconds(text: str) -> float:
+    """A duration such as 90, 90s, 15m, 12h, 7d or 2w in seconds. Raises PytestNixosError."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise PytestNixosError(f"{text!r} is not a duration", "write for instance 90s, 15m, 12h, 7d or 2w")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _override(line: str) -> tuple[str, str]:
+    words = line.split()
+    if len(words) != 2:
+        raise PytestNixosError(f"nixos_override_input: {line!r} is not `INPUT FLAKE`", "write one pair on each line")
+    return words[0], words[1]
+
+
+def _folder(given: str | None, base: Path, default: str) -> Path:
+    return base / Path(given).expanduser() if given else cache_home() / default
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option and ini key."""
+    group = parser.getgroup("nixos", "checks of Nix flakes")
+    add = group.addoption
+    add(
+        "--nixos-flake",
+        action="append",
+        default=[],
+        metavar="REF",
+        help="run the checks of this flake: a folder, or any flake reference (repeatable)",
+    )
+    add("--nixos-system", metavar="SYSTEM", help="system whose checks are run (default: this machine's)")
+    add("--nixos-attr", metavar="ATTR", help="attribute set of the checks (default: checks.{system})")
+    add(
+        "--nixos-override-input",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("INPUT", "REF"),
+        help="override an input of the flakes, as in Nix (repeatable)",
+    )
+    add("--nixos-rerun-verified", action="store_true", help="run checks that are recorded as verified, too")
+    add("--nixos-max-age", metavar="DURATION", help="records older than this prove nothing (e.g. 7d, 12h)")
+    add(
+        "--nixos-timeout",
+        metavar="DURATION",
+        help="limit for each check (default: the check's own limit, else 1h)",
+    )
+    add(
+        "--nixos-mode",
+        choices=("auto", "driver", "build"),
+        default="auto",
+        help="driver: run VM checks by their test driver (auto does so); build: in the Nix sandbox",
+    )
+    add("--nixos-network", action="store_true", help="let tests reach the network; such runs are not recorded")
+    add(
+        "--nixos-accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="accelerator of the VMs; auto runs a small guest to see whether KVM works",
+    )
+    add("--nixos-records", metavar="DIR", help="folder of the records of verified checks")
+    add("--nixos-dir", metavar="DIR", help="folder for the sessions' stores, on the file system of the Nix store")
+    add("--nixos-artifacts", metavar="DIR", help="keep transcripts and files of every check here")
+    parser.addini("nixos_flake", "flakes whose checks are run by plain pytest", type="linelist", default=[])
+    parser.addini("nixos_system", "see --nixos-system", default="")
+    parser.addini("nixos_attr", "see --nixos-attr", default="checks.{system}")
+    parser.addini("nixos_override_input", "INPUT FLAKE, one pair on each line", type="linelist", default=[])
+    parser.addini("nixos_max_age", "see --nixos-max-age", default="")
+    parser.addini("nixos_timeout", "see --nixos-timeout", default="")
+    parser.addini("nixos_records", "see --nixos-records", default="")

@@ -1,0 +1,107 @@
+"""The session's plan: which checks the flakes have, and what is recorded of each. Made once per session."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_nixos.errors import CommandFailed, PytestNixosError
+from pytest_nixos.model import Check, EvalFailed, FlakePlan, Plan, PlannedCheck, Verdict
+from pytest_nixos.nix import attrs, evaluate
+from pytest_nixos.nix.command import Nix
+from pytest_nixos.records import policy
+from pytest_nixos.records.stores.base import RecordStore
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to plan: flake references seen from folder `base`, and what proves a check (ages in seconds)."""
+
+    flakes: tuple[str, ...]
+    base: Path
+    system: str | None
+    attr: str
+    overrides: tuple[tuple[str, str], ...]
+    max_age: float | None
+    stores: tuple[RecordStore, ...]
+
+
+def make(nix: Nix, request: Request, progress: Progress) -> Plan:
+    """Evaluate the flakes and look the checks up. A flake that does not evaluate is part of the plan."""
+    started = time.monotonic()
+    system = request.system or nix.system
+    evaluated = [_evaluate(nix, request, ref, system, progress) for ref in request.flakes]
+    seconds = time.monotonic() - started
+    found, warnings = _look_up(evaluated, request.stores)
+    judged = [_with_evidence(flake, found, request.max_age) for flake in evaluated]
+    return Plan(
+        system=system,
+        nix_version=nix.version,
+        flakes=tuple(judged),
+        evaluate_seconds=seconds,
+        warnings=tuple(warnings),
+    )
+
+
+def _evaluate(nix: Nix, request: Request, ref: str, system: str, progress: Progress) -> FlakePlan:
+    try:
+        resolved = attrs.resolve(ref, request.base)
+    except PytestNixosError as error:
+        return FlakePlan(ref=ref, label=ref, path=None, checks=(), error=str(error))
+    target = evaluate.Target(
+        nix=nix, ref=resolved, attr=request.attr.format(system=system), overrides=request.overrides
+    )
+    path = resolved.path
+    try:
+        progress(f"evaluating {ref}")
+        path = path or target.source()
+        checks = evaluate.checks(target, lambda done, total: progress(f"evaluating {ref}: {done}/{total} checks"))
+    except CommandFailed as error:
+        return _flake(ref, resolved, path, error=f"the flake {ref} can't be read: {evaluate.nix_message(error.output)}")
+    except PytestNixosError as error:
+        return _flake(ref, resolved, path, error=str(error))
+    return _flake(ref, resolved, path, checks=checks)
+
+
+def _flake(
+    ref: str,
+    resolved: attrs.FlakeRef,
+    path: Path | None,
+    checks: Iterable[Check | EvalFailed] = (),
+    error: str = "",
+) -> FlakePlan:
+    label = "" if resolved.path else resolved.label
+    planned = tuple(PlannedCheck(check=check) for check in checks)
+    return FlakePlan(ref=ref, label=label, path=str(path) if path else None, checks=planned, error=error)
+
+
+def _look_up(flakes: list[FlakePlan], stores: tuple[RecordStore, ...]) -> tuple[list[tuple[str, Verdict]], list[str]]:
+    """What the record stores say of all checks, each verdict with its store's name; and their warnings."""
+    wanted = [p.check.derivation for flake in flakes for p in flake.checks if isinstance(p.check, Check)]
+    found: list[tuple[str, Verdict]] = []
+    warnings: list[str] = []
+    for store in stores:
+        answer = store.lookup(wanted)
+        found += [(store.name, verdict) for verdict in answer.verdicts]
+        warnings += answer.warnings
+    return found, warnings
+
+
+def _with_evidence(flake: FlakePlan, found: list[tuple[str, Verdict]], max_age: float | None) -> FlakePlan:
+    now = time.time()
+    by_path: dict[str, list[tuple[str, Verdict]]] = {}
+    for name, verdict in found:
+        for path in filter(None, {verdict.drv_path, verdict.out_path}):
+            by_path.setdefault(path, []).append((name, verdict))
+
+    def planned(check: Check | EvalFailed) -> PlannedCheck:
+        if isinstance(check, EvalFailed):
+            return PlannedCheck(check=check)
+        derivation = check.derivation
+        near = by_path.get(derivation.drv_path, []) + by_path.get(derivation.out_path or "", [])
+        return PlannedCheck(check=check, evidence=policy.judge(derivation, near, now, max_age))
+
+    checks = tuple(planned(entry.check) for entry in flake.checks)
+    return FlakePlan(ref=flake.ref, label=flake.label, path=flake.path, checks=checks, error=flake.error)

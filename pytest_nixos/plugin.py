@@ -1,0 +1,27 @@
+"""The entry point: declares options, and where a flake is given registers the hooks for this process's role.
+
+Hooks are five lines at most; the objects they hand over to do the work. Without a flake nothing but the
+options and fixtures is loaded, and pytest is as fast as without the plugin.
+"""
+
+import pytest
+
+from pytest_nixos.options import Options, add_options
+
+pytest_plugins = ["pytest_nixos.fixtures"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and the hooks when there is a flake."""
+    config.addinivalue_line("markers", "nixos(kind, system, features): set on every check of a flake")
+    config.addinivalue_line("markers", "nixos_vm: a check that boots VMs")
+    config.addinivalue_line("markers", "nixos_build: a check that is a plain build")
+    if config.option.nixos_flake or config.getini("nixos_flake"):
+        from pytest_nixos.hooks import register  # a session without a flake need not load it
+
+        register(config, Options.from_config(config))

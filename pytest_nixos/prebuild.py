@@ -1,0 +1,76 @@
+"""Selected checks -> their drivers, built or failed, and a store that holds the drivers' closure only."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_nixos.model import Built, Check, Closure, Prebuilt
+from pytest_nixos.nix import build, store
+from pytest_nixos.nix.command import Nix
+from pytest_nixos.vm import accelerator, isolate
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What a prebuild needs: a Nix, the session's folder, the plugin's cache, the accelerator asked for."""
+
+    nix: Nix
+    folder: Path
+    cache: Path
+    accelerator: str
+    progress: Progress
+
+
+def prebuild(shop: Workshop, checks: Sequence[Check]) -> Prebuilt:
+    """Build all drivers in one go, copy their closure into the session's store, find out what VMs can use.
+
+    A driver that does not build is a value in the result. Raises StoreError when the copy has no room.
+    """
+    drivers = {check.driver.drv_path: check.driver for check in checks if check.driver is not None}
+    if not drivers:
+        return Prebuilt(drivers={}, store=None, isolated=False, accelerator="")
+    started = time.monotonic()
+    shop.progress(f"building {len(drivers)} test drivers")
+    results = build.realise(shop.nix, list(drivers.values()), shop.folder / "gcroots", shop.progress)
+    outs = [result.out_path for result in results.values() if isinstance(result, Built)]
+    built_at = time.monotonic()
+    isolated = isolate.isolation_works()
+    wanted = store.closure(shop.nix, [*outs, *_host_shell(shop.nix.store_dir)] if outs else [])
+    session_store = _session_store(shop, wanted) if isolated else None
+    return Prebuilt(
+        drivers=results,
+        store=session_store,
+        isolated=isolated,
+        accelerator=_accelerator(shop, wanted),
+        paths=len(wanted.paths),
+        nar_bytes=wanted.nar_bytes,
+        build_seconds=built_at - started,
+        copy_seconds=time.monotonic() - built_at,
+    )
+
+
+def _session_store(shop: Workshop, wanted: Closure) -> str:
+    root = shop.folder / "store"
+    size = f"{wanted.nar_bytes >> 20} MiB"
+    store.copy_closure(
+        shop.nix, wanted, root, lambda done, total: shop.progress(f"copying {done}/{total} store paths, {size}")
+    )
+    return str(root)
+
+
+def _host_shell(store_dir: str) -> list[str]:
+    """The store path of /bin/sh, where that is in the store: test drivers start machines through it."""
+    real = os.path.realpath("/bin/sh")
+    if not real.startswith(f"{store_dir}/"):
+        return []
+    return [f"{store_dir}/{real.removeprefix(store_dir).lstrip('/').split('/', 1)[0]}"]
+
+
+def _accelerator(shop: Workshop, wanted: Closure) -> str:
+    if shop.accelerator != "auto":
+        return shop.accelerator
+    return accelerator.choose(shop.cache, wanted.paths, shop.progress).name if wanted.paths else "tcg"

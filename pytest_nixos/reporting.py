@@ -1,0 +1,81 @@
+"""Text for people: header, reasons, summary. Pure."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from pytest_nixos.model import Check, EvalFailed, Evidence, FlakePlan, Plan, Prebuilt
+
+
+def header(plan: Plan, accelerator: str) -> list[str]:
+    """The lines that say what was found, before anything runs; accelerator is "" when it is not known yet."""
+    lines = [f"nixos: {plan.system}, Nix {plan.nix_version}, evaluated in {duration(plan.evaluate_seconds)}"]
+    lines += [f"nixos: accelerator {accelerator}"] if accelerator else []
+    lines += [f"nixos: {_flake_line(flake)}" for flake in plan.flakes]
+    return lines + [f"nixos: warning: {text}" for text in plan.warnings]
+
+
+def _flake_line(flake: FlakePlan) -> str:
+    if flake.error:
+        return f"{flake.ref}: does not evaluate"
+    verified = sum(planned.evidence is not None for planned in flake.checks)
+    broken = sum(isinstance(planned.check, EvalFailed) for planned in flake.checks)
+    parts = [f"{count(len(flake.checks), 'check')}", f"{verified} verified", f"{len(flake.checks) - verified} to run"]
+    parts += [f"{broken} not evaluable"] if broken else []
+    return f"{flake.ref}: {', '.join(parts)}"
+
+
+def verified_reason(evidence: Evidence) -> str:
+    """Why a check is skipped: by which record, when, which derivation."""
+    verdict = evidence.verdict
+    when = datetime.fromtimestamp(verdict.finished_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"verified by {evidence.record}, {when}, {verdict.drv_path} ({verdict.by})"
+
+
+def prebuilt_line(prebuilt: Prebuilt) -> str:
+    """What the VMs will run on."""
+    store = "a store of their own" if prebuilt.isolated else "the host's store (the kernel refuses namespaces)"
+    return (
+        f"{count(len(prebuilt.drivers), 'driver')} on {store}, {prebuilt.paths} paths, "
+        f"{prebuilt.nar_bytes >> 20} MiB; accelerator: {prebuilt.accelerator}"
+    )
+
+
+def summary(verified: list[pytest.TestReport], verbosity: int) -> Iterator[str]:
+    """The lines that say what was verified by what: each check when asked to be verbose, else nothing."""
+    for report in verified if verbosity > 0 else []:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        yield f"VERIFIED {report.nodeid} - {reason.removeprefix('Skipped: ')}"
+
+
+def times(evaluate: float, prebuilt: Prebuilt | None, run: float) -> str:
+    """The summary's line of times, in seconds."""
+    build = prebuilt.build_seconds if prebuilt else 0.0
+    copy = prebuilt.copy_seconds if prebuilt else 0.0
+    return (
+        f"evaluate {duration(evaluate)}, build {duration(build)}, copy {duration(copy)}, boot and test {duration(run)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 0.4 s, 12 s, 3 min 5 s."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 check`, `2 checks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def nodes_text(check: Check) -> str:
+    """A check's nodes with memory and cores, for the property of its report."""
+    return ", ".join(_nodes(check))
+
+
+def _nodes(check: Check) -> Iterable[str]:
+    return (f"{node.name}: {node.memory_mib} MiB, {count(node.cores, 'core')}" for node in check.nodes)

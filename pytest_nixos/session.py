@@ -1,0 +1,233 @@
+"""One object per role that a pytest process can have: alone, xdist's controller, xdist's worker.
+
+Alone and controller own the session's folder, show progress, and record; a worker reads what they made.
+"""
+
+import contextlib
+import getpass
+import os
+import socket
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nixos import plan as planning
+from pytest_nixos import reporting
+from pytest_nixos.errors import PytestNixosError
+from pytest_nixos.execution import Surroundings, run_check
+from pytest_nixos.model import Check, Outcome, Plan, Prebuilt, RunResult, Verdict
+from pytest_nixos.nix.command import Nix, find_nix
+from pytest_nixos.nix.store import remove_tree
+from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
+from pytest_nixos.prebuild import Workshop, prebuild
+from pytest_nixos.progress import Progress
+from pytest_nixos.records.stores.base import RecordStore
+from pytest_nixos.records.stores.directory import DirectoryStore
+from pytest_nixos.rundir import RunDir, abandoned
+from pytest_nixos.vm import accelerator
+
+PROOF = "nixos_proof"
+SECONDS = "nixos_seconds"
+_KEPT_ARTIFACTS = 10  # sessions
+
+
+class Session:
+    """What every role can do: the plan, the prebuilt store, running one check."""
+
+    def __init__(self, config: pytest.Config, options: Options, run_dir: RunDir) -> None:
+        self.config, self.options, self.run_dir = config, options, run_dir
+        self.progress = Progress(config)
+        self.stores: tuple[RecordStore, ...] = (DirectoryStore(options.records),)
+
+    @cached_property
+    def nix(self) -> Nix:
+        """The Nix on PATH; looked for when first needed. Raises ToolMissing."""
+        return find_nix()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The session's plan, made by the first process that asks."""
+        return self.run_dir.once("plan", lambda: planning.make(self.nix, self._request(), self.progress))
+
+    @cached_property
+    def prebuilt(self) -> Prebuilt:
+        """The drivers of all that is selected and not verified, and the store they run on."""
+        return self.run_dir.once("prebuilt", lambda: prebuild(self._workshop(), self.selected))
+
+    @property
+    def selected(self) -> tuple[Check, ...]:
+        """The checks that are to run: those that the first collection to end has left."""
+        return self.run_dir.once("selected", tuple)
+
+    def select(self, checks: Sequence[Check]) -> None:
+        """Note what is to run, unless another worker, whose selection is the same, has done so."""
+        self.run_dir.once("selected", lambda: tuple(checks))
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of transcripts and of what tests wrote."""
+        return self.options.artifacts or cache_home() / "artifacts" / self.run_dir.path.name
+
+    def run(self, check: Check) -> RunResult:
+        """Run one check on the prebuilt store."""
+        return run_check(check, self.prebuilt, self._surroundings(check))
+
+    def close(self) -> None:
+        """Remove the session's folder, where this process owns it."""
+        self.run_dir.close(remove_tree)
+
+    def _request(self) -> planning.Request:
+        options = self.options
+        return planning.Request(
+            flakes=options.flakes,
+            base=options.base,
+            system=options.system,
+            attr=options.attr,
+            overrides=options.overrides,
+            max_age=options.max_age,
+            stores=() if options.rerun_verified else self.stores,
+        )
+
+    def _workshop(self) -> Workshop:
+        return Workshop(
+            nix=self.nix,
+            folder=self.run_dir.path,
+            cache=cache_home(),
+            accelerator=self.options.accelerator,
+            progress=self.progress,
+        )
+
+    def _surroundings(self, check: Check) -> Surroundings:
+        options = self.options
+        return Surroundings(
+            nix=self.nix,
+            folder=self.run_dir.path,
+            artifacts=self.artifacts,
+            timeout=options.timeout or check.timeout or DEFAULT_TIMEOUT_SECONDS,
+            mode=options.mode,
+            network=options.network,
+            keep_artifacts=options.artifacts is not None,
+            echo=(lambda line: print(f"{check.attr} | {line}")) if options.stream else lambda line: None,
+        )
+
+
+class Owner(Session):
+    """The process that owns the session: alone, or xdist's controller."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        for folder in abandoned(options.folder):
+            remove_tree(folder)
+        super().__init__(config, options, RunDir.create(options.folder))
+        self.recorder = Recorder(self)
+        self.ready = False
+
+    def make_ready(self) -> None:
+        """Prebuild what is selected, once, and print what came of it. Errors become those of the items."""
+        if self.ready or not self.selected:
+            return
+        self.ready = True
+        with contextlib.suppress(PytestNixosError):  # each item that needs it fails with this error
+            if self.prebuilt.drivers:
+                self.progress.line(reporting.prebuilt_line(self.prebuilt))
+
+    @property
+    def accelerator(self) -> str:
+        """What the VMs will use, for people; "" before the first probe."""
+        if self.options.accelerator != "auto":
+            return f"{self.options.accelerator} (as asked for)"
+        return str(accelerator.known(cache_home()) or "")
+
+    def show_times(self) -> None:
+        """Print where the time went."""
+        prebuilt = self.__dict__.get("prebuilt")
+        self.progress.line(reporting.times(self.plan.evaluate_seconds, prebuilt, self.recorder.seconds))
+
+    def close(self) -> None:
+        """Remove the session's folder and the artifacts of old sessions."""
+        super().close()
+        old = sorted((cache_home() / "artifacts").glob("*/"), key=lambda folder: folder.stat().st_mtime)
+        for folder in old[:-_KEPT_ARTIFACTS]:
+            remove_tree(folder)
+
+
+class Single(Owner):
+    """pytest without xdist: plans, prebuilds, runs and records."""
+
+
+class Controller(Owner):
+    """xdist's controller: plans before the workers start, prebuilds when they have collected, records."""
+
+
+class Worker(Session):
+    """xdist's worker: reads the plan and the prebuilt store, and runs checks."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        workerinput: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+        super().__init__(config, options, RunDir(Path(workerinput["nixos_rundir"])))
+
+
+class Recorder:
+    """The only writer of records: sees every report, in one process, and writes at the moment an item has passed."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._doubtful: set[str] = set()
+        self.seconds = 0.0
+
+    def see(self, report: pytest.TestReport) -> None:
+        """Take in the report of a phase; after the last phase of an item that did well, record it.
+
+        An item that failed in any phase, was run again, or passed where a failure was expected is doubtful.
+        """
+        if report.outcome != "passed" or hasattr(report, "wasxfail"):
+            first = report.nodeid not in self._doubtful
+            self._doubtful.add(report.nodeid)
+            if first and report.outcome == "failed":
+                self._record(report, Outcome.FAILED)
+        elif report.when == "teardown" and report.nodeid not in self._doubtful:
+            self._record(report, Outcome.PASSED)
+
+    def _record(self, report: pytest.TestReport, outcome: Outcome) -> None:
+        properties = dict(report.user_properties)
+        self.seconds += float(str(properties.get(SECONDS, 0)))
+        derivation = self._derivations.get(str(properties.get(PROOF, "")))
+        if derivation is None:
+            return
+        verdict = Verdict(
+            drv_path=derivation.drv_path,
+            out_path=derivation.out_path,
+            outcome=outcome,
+            finished_at=time.time(),
+            seconds=float(str(properties[SECONDS])),
+            by=_whoami(),
+        )
+        for store in self._owner.stores:
+            if warning := store.record(verdict):
+                self._owner.progress.line(f"warning: {warning}")
+
+    @cached_property
+    def _derivations(self) -> dict[str, Any]:
+        checks = (planned.check for flake in self._owner.plan.flakes for planned in flake.checks)
+        return {check.derivation.drv_path: check.derivation for check in checks if isinstance(check, Check)}
+
+
+def _whoami() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def start(config: pytest.Config, options: Options) -> Session:
+    """The object for this process's role."""
+    if hasattr(config, "workerinput"):
+        return Worker(config, options)
+    distributes = config.getoption("dist", "no") != "no" and config.getoption("tx", None)
+    if distributes and not config.option.collectonly:
+        return Controller(config, options)
+    return Single(config, options)

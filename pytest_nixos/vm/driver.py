@@ -1,0 +1,194 @@
+"""A whole test: its machines, its VLANs, and the names that its script may use."""
+
+import os
+import time
+import unittest
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.vm.errors import MachineTimeout
+from pytest_nixos.vm.guest import DEFAULT_SECONDS
+from pytest_nixos.vm.log import Log
+from pytest_nixos.vm.machine import Machine
+from pytest_nixos.vm.resources import RunDirs
+from pytest_nixos.vm.spec import DriverSpec, MachineSpec, machine_spec
+from pytest_nixos.vm.vlan import VLan
+
+CONSOLES_VARIABLE = "PYTEST_NIXOS_CONSOLES"
+_STORE = Path("/nix/store")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subtest:
+    """A subtest that has ended, in `seconds`; error is "" when it has passed."""
+
+    name: str
+    seconds: float
+    error: str = ""
+
+
+class Driver:
+    """A context manager: makes machines but boots none; at its end everything is stopped and removed."""
+
+    def __init__(
+        self,
+        spec: DriverSpec,
+        *,
+        out_dir: Path,
+        keep_state: bool = False,
+        log: Log | None = None,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        """The spec's global timeout runs from here. keep_state leaves the disks for the next run."""
+        self.spec, self.log, self.out_dir = spec, log or Log(), out_dir
+        self.deadline = Deadline(spec.global_timeout)
+        self.subtests: list[Subtest] = []
+        self.vlans: list[VLan] = []
+        self.machines: list[Machine] = []
+        self._env, self._keep = env, keep_state
+        self._dirs: RunDirs | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.release)
+            self._dirs = RunDirs([m.name for m in self.spec.machines], keep=self._keep, env=self._env)
+            for number in sorted(set(self.spec.vlans)):
+                self.vlans.append(VLan(number, self._dirs.vlan(number), self._env))
+            for spec in sorted(self.spec.machines, key=lambda m: m.name):
+                self.machines.append(self._machine(spec, self._dirs))
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Stop all machines and VLANs, remove the folders, whatever fails. Safe to call twice."""
+        for machine in self.machines:
+            machine.terminate()  # all at once; then wait for each
+        with ExitStack() as stack:
+            if self._dirs:
+                stack.callback(self._dirs.remove)
+            for part in self.vlans:
+                stack.callback(part.stop)
+            for machine in self.machines:
+                stack.callback(machine.release)
+
+    # What test scripts use
+
+    def start_all(self) -> None:
+        """Start all machines, without waiting for their guests."""
+        with self.log.nested("start all VMs"):
+            for machine in self.machines:
+                machine.start()
+
+    def join_all(self) -> None:
+        """Wait until all machines have powered off."""
+        with self.log.nested("wait for all VMs to finish"):
+            for machine in self.machines:
+                machine.wait_for_shutdown()
+
+    @contextmanager
+    def subtest(self, name: str) -> Iterator[None]:
+        """Group steps under a name; an error ends the whole test, and is said to be this subtest's."""
+        began, failed = time.monotonic(), ""
+        try:
+            with self.log.nested(f"subtest: {name}"):
+                yield
+        except Exception as error:
+            failed = str(error) or type(error).__name__
+            self.log.error(f'Test "{name}" failed with error: "{failed.splitlines()[0]}"')
+            raise
+        finally:
+            self.subtests.append(Subtest(name=name, seconds=time.monotonic() - began, error=failed))
+
+    def create_machine(
+        self, start_command: str, *, name: str | None = None, keep_machine_state: bool = False
+    ) -> Machine:
+        """One more machine, from its start script; stopped at the end like the others."""
+        assert self._dirs, "the driver is not entered"
+        machine = self._machine(machine_spec(start_command, name), self._dirs)
+        self.machines.append(machine)
+        return machine
+
+    def test_script(self) -> None:
+        """Run the test script; whatever it raises comes through."""
+        path = Path(self.spec.script)
+        with self.log.nested("run the VM test script"):
+            # S102 would forbid exec: a test script is Python that the user wrote to be run.
+            exec(compile(path.read_text(), str(path), "exec"), self.test_symbols())
+
+    def run_tests(self) -> None:
+        """Run the test script, and let the guests write their disks when these are kept."""
+        self.test_script()
+        for machine in self.machines:
+            if self._keep and machine.is_up():
+                machine.execute("sync")
+
+    def serial_stdout_on(self) -> None:
+        """Print what guests write on their consoles."""
+        self.log.serial = True
+
+    def serial_stdout_off(self) -> None:
+        """Do not print what guests write on their consoles; it is kept all the same."""
+        self.log.serial = False
+
+    def test_symbols(self) -> dict[str, Any]:
+        """The names of a test script's world."""
+        symbols: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                *("start_all", "join_all", "subtest", "create_machine", "test_script", "run_tests"),
+                *("serial_stdout_on", "serial_stdout_off", "machines", "vlans", "log"),
+            )
+        }
+        symbols |= {"__name__": "__main__", "driver": self, "os": os, "retry": retry, "Machine": Machine}
+        symbols |= {"t": unittest.TestCase(), "machines_qemu": self.machines, "machines_nspawn": []}
+        symbols |= {f"vlan{vlan.nr}": vlan for vlan in self.vlans}
+        if len(self.machines) == 1:
+            symbols["machine"] = self.machines[0]
+        return symbols | {machine.spec.symbol: machine for machine in self.machines}
+
+    def _machine(self, spec: MachineSpec, dirs: RunDirs) -> Machine:
+        return Machine(
+            spec,
+            dirs.machine(spec.name),
+            out_dir=self.out_dir,
+            log=self.log,
+            vlans={vlan.nr: vlan.path for vlan in self.vlans},
+            transcript=transcript(spec.name, self.out_dir, self._env),
+            deadline=self.deadline,
+            env=self._env,
+        )
+
+
+def transcript(name: str, out_dir: Path, env: Mapping[str, str]) -> Path | None:
+    """The file for a machine's raw console; None for one that goes with the run.
+
+    A console holds times, so it must not get into a build's output: there only $PYTEST_NIXOS_CONSOLES counts.
+    """
+    if folder := env.get(CONSOLES_VARIABLE):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return Path(folder) / f"{name}.log"
+    return None if out_dir.absolute().is_relative_to(_STORE) else out_dir / f"{name}.console.log"
+
+
+def retry(fn: Callable[[bool], bool], timeout_seconds: float = DEFAULT_SECONDS) -> None:
+    """Call fn once a second until it returns True; its argument says whether it is the last call.
+
+    Raises MachineTimeout.
+    """
+    deadline = Deadline(timeout_seconds)
+    while not deadline.expired:
+        if fn(False):
+            return
+        time.sleep(deadline.within(1))
+    if not fn(True):
+        raise MachineTimeout(f"action timed out after {timeout_seconds:g} s")

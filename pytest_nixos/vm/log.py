@@ -1,0 +1,62 @@
+"""What the driver prints. One lock, whole lines: guests and test script print at the same time."""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+# Escape sequences, control characters and marks that change the direction of writing: a guest must not
+# be able to drive the terminal (or the report) of who runs the tests. Tabs are harmless.
+_UNSAFE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC, DCS and other strings
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+)
+
+
+def neutralise(line: str) -> str:
+    """A line without anything that a terminal would obey."""
+    return _UNSAFE.sub("", line)
+
+
+class Log:
+    """Prints to `stream`; to what sys.stdout is at that moment when None."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.serial = True  # whether lines of guests are printed
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print lines together. Never raises: a guest must be drained even when nobody listens any more."""
+        text = "".join(f"{line}\n" for line in lines)
+        with self._lock:
+            try:
+                stream = self._stream or sys.stdout
+                stream.write(text)
+                stream.flush()
+            except (OSError, ValueError):
+                self.serial = False
+
+    def info(self, message: str) -> None:
+        """Print one message."""
+        self.lines([message])
+
+    log = warning = error = debug = info  # the names that test scripts use
+
+    def guest(self, machine: str, lines: Iterable[str]) -> None:
+        """Print lines of a guest's console, unless serial output is switched off."""
+        if self.serial:
+            self.lines(f"{machine} # {line}" for line in lines)
+
+    @contextmanager
+    def nested(self, message: str, machine: str = "") -> Iterator[None]:
+        """Print what is done, and how long it took when it is done."""
+        self.info(f"{machine}: {message}" if machine else message)
+        began = time.monotonic()
+        yield
+        self.info(f"(finished: {message}, in {time.monotonic() - began:.2f} seconds)")

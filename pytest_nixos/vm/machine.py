@@ -1,0 +1,311 @@
+"""A machine of a test: its life from start to end, and the API that test scripts use."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytest_nixos.vm import qemu
+from pytest_nixos.vm.console import StreamClosed, StreamTimeout
+from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineError, MachineTimeout
+from pytest_nixos.vm.guest import DEFAULT_SECONDS, Guest, brief
+from pytest_nixos.vm.log import Log
+from pytest_nixos.vm.qmp import Qmp
+from pytest_nixos.vm.running import Running, describe
+from pytest_nixos.vm.shell import Shell, ShellRestarted, answer_deadline
+from pytest_nixos.vm.spec import MachineSpec
+
+BOOT_SECONDS = 300.0
+SHUTDOWN_SECONDS = 300.0
+_PANIC_GRACE_SECONDS = 10.0  # a kernel that reboots on panic ends QEMU within this time
+_NO_DEADLINE = Deadline(None)
+
+
+class Machine(Guest):
+    """One virtual machine. start() returns at once; what needs the guest waits for its shell."""
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        dirs: qemu.MachineDirs,
+        *,
+        out_dir: Path,
+        log: Log | None = None,
+        vlans: Mapping[int, Path] | None = None,
+        transcript: Path | None = None,
+        deadline: Deadline = _NO_DEADLINE,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        """transcript is the file for the raw console; vlans are the switches' folders by number."""
+        self.spec, self.dirs, self.out_dir = spec, dirs, out_dir
+        self.name = spec.name
+        self.log_to = log or Log()
+        self.deadline = deadline
+        self.boot_seconds = float(env.get("PYTEST_NIXOS_BOOT_TIMEOUT") or BOOT_SECONDS)
+        self.transcript = transcript or dirs.state / "console.log"
+        self._env, self._vlans = env, vlans or {}
+        self._parts: Running | None = None
+        self._tail = ""
+        self.connected = False
+
+    # Life
+
+    @property
+    def booted(self) -> bool:
+        """Whether QEMU has been started and not been shut down."""
+        return self._parts is not None
+
+    @property
+    def pid(self) -> int | None:
+        """QEMU's process id."""
+        return self._parts.process.pid if self._parts else None
+
+    def log(self, msg: str) -> None:
+        """Print a message under the machine's name."""
+        self.log_to.info(f"{self.name}: {msg}")
+
+    def is_up(self) -> bool:
+        """Whether the guest's shell answers."""
+        return self.connected and self._parts is not None and not self._parts.gone.is_set()
+
+    def start(self, allow_reboot: bool = False) -> None:
+        """Start QEMU, without waiting for the guest; does nothing when it runs. Raises MachineError."""
+        if self.booted:
+            return
+        self.log("starting vm")
+        env = qemu.environment(self._env, self.name, self.dirs, self._vlans, allow_reboot=allow_reboot)
+        self._parts = Running(
+            self.spec, self.dirs, env=env, transcript=self.transcript, log=self.log_to, may_reboot=allow_reboot
+        )
+        deadline = Deadline(self.boot_seconds, self.deadline)
+        with self._doing("QEMU was starting", self.boot_seconds):
+            self._parts.shell.accept(self.check, deadline)
+            self._parts.qmp.accept(self.check, deadline)
+        self.log(f"QEMU running (pid {self.pid})")
+
+    def connect(self, timeout: float | None = None) -> None:
+        """Start the machine if need be and wait for its shell; 300 s unless said otherwise."""
+        self.start()
+        if self.connected:
+            return
+        seconds = self.boot_seconds if timeout is None else timeout
+        with (
+            self.log_to.nested("waiting for the VM to finish booting", self.name),
+            self._doing("booting", seconds),
+        ):
+            self._running.shell.wait_ready(Deadline(seconds, self.deadline))
+        self.connected = True
+
+    def shutdown(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Power the guest off and wait for QEMU's end; raises MachineTimeout."""
+        if not self.booted:
+            return
+        self.connect()
+        with self._doing("it was told to power off", timeout):
+            self._running.shell.send(b"poweroff\n")
+        self.wait_for_shutdown(timeout)
+
+    def wait_for_shutdown(self, timeout: float = DEFAULT_SECONDS) -> None:
+        """Wait until the guest has powered off; raises MachineTimeout, and MachineDied after a panic."""
+        if self._parts is None:
+            return
+        with self.log_to.nested("waiting for the VM to power off", self.name):
+            self._wait_for_end(Deadline(timeout, self.deadline), timeout)
+        status = self._parts.process.status()
+        self.release()
+        if status:
+            raise MachineDied(f"{self.name}: QEMU ended with {describe(status)}", detail=self.console_tail(20))
+
+    def crash(self) -> None:
+        """Pull the plug: end QEMU at once."""
+        if self.booted:
+            self.log("forced crash")
+            self._running.quit()
+            self.wait_for_shutdown()
+
+    def reboot(self) -> None:
+        """Press ctrl-alt-delete; the machine must have been started with allow_reboot=True."""
+        if self.booted:
+            self.send_key("ctrl-alt-delete")
+            self.connected = False
+
+    def terminate(self) -> None:
+        """Ask QEMU to end, without waiting: release() does the rest."""
+        if self._parts is not None:
+            self._parts.process.terminate()
+
+    def release(self) -> None:
+        """Stop QEMU, softly and then hard, and let go of everything. Safe to call twice."""
+        if self._parts is not None:
+            self._parts.stop()
+            self._tail, self._parts = self.console_tail(200), None
+            self.connected = False
+
+    # Commands: the others are Guest's
+
+    def execute(
+        self,
+        command: str,
+        check_return: bool = True,
+        check_output: bool = True,
+        timeout: float | None = DEFAULT_SECONDS,
+    ) -> tuple[int, str]:
+        """See Guest. Raises MachineTimeout, MachineDied, GlobalTimeout when there is no answer."""
+        self.connect()
+        deadline = answer_deadline(timeout, self.deadline)
+        with self._doing(f"command `{brief(command)}` was running", timeout):
+            shell = self._running.shell
+            token = shell.begin(command, timeout)
+            if not check_output:
+                return -2, ""
+            if not check_return:
+                return -1, self._last_words(shell, token, deadline)
+            status, output = shell.answer(token, deadline)
+            return status, output.decode(errors="replace")
+
+    def pause(self, seconds: float) -> None:
+        """Wait on the host; raises MachineDied as soon as the machine has died."""
+        self._running.gone.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Raise MachineDied when the machine has died, GlobalTimeout when the whole test is late."""
+        if self._running.gone.is_set():
+            raise self._death("it was still needed")
+        if self.deadline.expired:
+            raise self._late("the test was running", None)
+
+    # Console
+
+    def console_tail(self, lines: int) -> str:
+        """The console's last lines, as harmless text."""
+        if self._parts is None:
+            return "\n".join(self._tail.split("\n")[-lines:])
+        return "\n".join(list(self._parts.console.tail)[-lines:])
+
+    def get_console_log(self) -> str:
+        """Everything that the console has shown since the start."""
+        return self._running.console.text()
+
+    def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
+        """Wait for a console line that matches; lines that an earlier wait has looked at do not count."""
+        with (
+            self.log_to.nested(f"waiting for {regex} to appear on console", self.name),
+            self._doing(f"waiting for `{regex}` on the console", timeout),
+        ):
+            deadline = Deadline(timeout, self.deadline)
+            self._running.console.wait_for(re.compile(regex), deadline, self.check)
+
+    def send_console(self, chars: str) -> None:
+        """Type on the serial console."""
+        self._running.console.send(chars.encode())
+
+    # QEMU
+
+    @property
+    def qmp_client(self) -> Qmp:
+        """QEMU's machine protocol."""
+        return self._running.qmp
+
+    def send_monitor_command(self, command: str) -> str:
+        """What a command of QEMU's monitor prints."""
+        with self._doing(f"monitor command `{command}` was running", None):
+            return self._running.qmp.human(command)
+
+    def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
+        """Press keys together, in QEMU's names: `ctrl-alt-delete`; then waits `delay` seconds."""
+        if log:
+            self.log(f"sending key {key}")
+        if answer := self.send_monitor_command(f"sendkey {key}").strip():
+            raise MachineError(f"{self.name}: key `{key}` cannot be sent: {answer}")
+        self.pause(delay or 0)
+
+    def screenshot(self, filename: str) -> None:
+        """Save the screen as PNG in the test's output folder; raises MachineError without a display."""
+        name = filename if "." in Path(filename).name else f"{filename}.png"
+        target = (self.out_dir / name).absolute()
+        with self.log_to.nested(f"making screenshot {target}", self.name), self._doing("a screenshot", None):
+            try:
+                self._running.qmp.command("screendump", filename=str(target), format="png")
+            except MachineError as error:
+                hint = "has the machine a display? (virtualisation.graphics)"
+                raise MachineError(f"{self.name}: no screenshot: {error.message}", hint=hint) from error
+
+    def block(self) -> None:
+        """Unplug the cables that lead to other machines."""
+        self._set_links("off")
+
+    def unblock(self) -> None:
+        """Plug the cables in again."""
+        self._set_links("on")
+
+    def _set_links(self, state: str) -> None:
+        cards = vlan_cards(self.send_monitor_command("info network"))
+        if not cards:
+            raise MachineError(f"{self.name} has no network card on a VLAN")
+        for card in cards:
+            self.send_monitor_command(f"set_link {card} {state}")
+
+    # Ends
+
+    @property
+    def _running(self) -> "Running":
+        if self._parts is None:
+            raise MachineError(f"{self.name} is not running", hint="call start() first")
+        return self._parts
+
+    def _wait_for_end(self, deadline: Deadline, seconds: float) -> None:
+        parts = self._running
+        while not parts.ended.wait(deadline.within(0.1)):
+            if deadline.expired:
+                raise self._late("waiting for it to power off", seconds)
+            if parts.failure and not parts.ended.wait(deadline.within(_PANIC_GRACE_SECONDS)):
+                raise self._death("waiting for it to power off")
+
+    def _last_words(self, shell: Shell, token: str, deadline: Deadline) -> str:
+        """The output of a command that may end the machine."""
+        try:
+            return shell.answer(token, deadline)[1].decode(errors="replace")
+        except (StreamClosed, ShellRestarted):
+            if self._running.failure:
+                raise
+            return ""
+
+    @contextmanager
+    def _doing(self, what: str, seconds: float | None) -> Iterator[None]:
+        """Make the errors of streams the machine's; what says what was going on."""
+        try:
+            yield
+        except StreamTimeout:
+            raise self._late(what, seconds) from None
+        except StreamClosed:
+            raise self._death(what) from None
+        except ShellRestarted:
+            raise MachineDied(f"{self.name}: the guest has rebooted while {what}") from None
+
+    def _late(self, what: str, seconds: float | None) -> MachineError:
+        console = f"the console's last lines of {self.name}:\n{self.console_tail(20)}"
+        if self.deadline.expired:
+            return GlobalTimeout(f"{self.name}: the time for the whole test is over while {what}", detail=console)
+        limit = "" if seconds is None else f" after {seconds:g} s"
+        return MachineTimeout(f"{self.name}: timed out{limit}: {what}", detail=console)
+
+    def _death(self, what: str) -> MachineDied:
+        how = self._running.how_it_ended()
+        console = f"the console's last lines of {self.name}:\n{self.console_tail(20)}"
+        return MachineDied(f"{self.name}: {how or 'QEMU closed the connection'} while {what}", detail=console)
+
+
+def vlan_cards(info_network: str) -> list[str]:
+    """The network cards that lead to a VLAN, by the monitor's `info network`."""
+    cards: list[str] = []
+    card = ""
+    for line in info_network.splitlines():
+        if found := re.match(r"(\S+): .*type=nic", line):
+            card = found[1]
+        elif card and re.search(r"type=(?!user\b)", line):
+            cards.append(card)
+            card = ""
+    return cards

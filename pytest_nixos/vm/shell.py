@@ -1,0 +1,154 @@
+"""Commands for the guest's root shell (the "backdoor"), which is a bash on a virtio console.
+
+An answer is: a line with a token; the output as lines of base64, so that any bytes pass; the token, `=` and
+the status. The tokens differ, so that what an earlier command has left unread can be told from the answer.
+
+QEMU drops what a guest writes to a virtio console when the socket is full, and that is full after a few
+thousand bytes, because each write of 16 bytes takes its own buffer. So after each full line the guest waits
+until the driver has confirmed it.
+"""
+
+import base64
+import binascii
+import contextlib
+import itertools
+import math
+import shlex
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_nixos.vm.console import Stream, StreamClosed, StreamTimeout
+from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.vm.resources import listen
+
+LINE_BYTES = 2048
+BANNER = b"Spawning backdoor root shell..."
+TIMEOUT_STATUS = 124
+_GRACE_SECONDS = 30.0  # for the guest's own `timeout` to do its work, on a slow host
+_SEND_SECONDS = 60.0
+
+
+class ShellRestarted(Exception):
+    """The guest's shell has begun anew: the guest has rebooted."""
+
+
+def frame(command: str, token: str, timeout: float | None) -> bytes:
+    """The line that runs a command with bash's strict options; timeout in seconds."""
+    limit = "" if timeout is None else f"timeout {max(1, math.ceil(timeout))} "
+    strict = shlex.quote(f"set -euo pipefail; {command}")
+    # No stdin: it would be the shell's own, and a command that reads would swallow the next one.
+    run = f"{limit}bash -c {strict} </dev/null | base64 -w {LINE_BYTES}; echo {token}=${{PIPESTATUS[0]}}"
+    # Bash reads `$(...)` in blocks, but pipes byte by byte: a `while read` would take minutes for megabytes.
+    return f'echo {token}; for l in $({run}); do echo "$l"; [ ${{#l}} -lt {LINE_BYTES} ] || read -r l; done\n'.encode()
+
+
+class Shell:
+    """Listens before the guest starts; talks when it has booted."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = listen(path)
+        self._socket: socket.socket | None = None
+        self._stream: Stream | None = None
+        self._numbers = itertools.count(1)
+        self.interrupted = False
+
+    def accept(self, check: Callable[[], None], deadline: Deadline) -> None:
+        """Wait for QEMU to connect; check may raise and is called from time to time. Raises StreamTimeout."""
+        self._socket = accept(self._listener, check, deadline)
+        self._socket.settimeout(_SEND_SECONDS)
+        self._stream = Stream(self._socket.fileno())
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Wait for the shell's first words. Raises StreamClosed, StreamTimeout."""
+        stream = self._connected()
+        stream.until(BANNER, deadline)
+        stream.until(b"\n", deadline)
+
+    def send(self, data: bytes) -> None:
+        """Type into the shell. Raises StreamClosed, StreamTimeout."""
+        self._connected()
+        assert self._socket
+        try:
+            self._socket.sendall(data)
+        except TimeoutError:
+            raise StreamTimeout from None
+        except OSError:
+            raise StreamClosed from None
+
+    def begin(self, command: str, timeout: float | None) -> str:
+        """Send a command; returns its token, for `answer`. Raises StreamClosed, StreamTimeout."""
+        token = f"@{next(self._numbers)}"  # @ is no letter of base64
+        self.send(frame(command, token, timeout))
+        return token
+
+    def answer(self, token: str, deadline: Deadline) -> tuple[int, bytes]:
+        """Exit status and output of the command; raises StreamClosed, StreamTimeout, ShellRestarted."""
+        # "Ends with": a terminal that echoes after all, or a prompt, may stand before it.
+        while not self._line(deadline).endswith(token.encode()):
+            pass
+        output = bytearray()
+        while True:
+            line = self._line(deadline)
+            _, found, status = line.rpartition(token.encode() + b"=")
+            if found and status.isdigit():
+                return int(status), decode(bytes(output))
+            output += line
+            if len(line) >= LINE_BYTES:
+                self.send(b"\n")
+
+    def interrupt(self) -> None:
+        """End what waits for the shell, now and later: it raises StreamClosed."""
+        self.interrupted = True
+        if self._socket:
+            shut(self._socket)
+
+    def close(self) -> None:
+        """Close the sockets. Safe to call twice."""
+        self.interrupt()
+        self._listener.close()
+        if self._socket:
+            self._socket.close()
+
+    def _line(self, deadline: Deadline) -> bytes:
+        line = self._connected().until(b"\n", deadline).rstrip(b"\r")
+        if BANNER in line:
+            raise ShellRestarted
+        return line
+
+    def _connected(self) -> Stream:
+        if self.interrupted or self._stream is None:
+            raise StreamClosed
+        return self._stream
+
+
+def decode(text: bytes) -> bytes:
+    """Base64 decoded; what is none as it is, for it is somebody's message then."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return text
+
+
+def answer_deadline(timeout: float | None, outer: Deadline) -> Deadline:
+    """How long to wait for the answer of a command that the guest itself ends after `timeout` seconds."""
+    return Deadline(None if timeout is None else timeout + _GRACE_SECONDS, outer)
+
+
+def accept(listener: socket.socket, check: Callable[[], None], deadline: Deadline) -> socket.socket:
+    """The first connection; check may raise and is called every tenth of a second. Raises StreamTimeout."""
+    listener.settimeout(0.1)
+    while not deadline.expired:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            check()
+        else:
+            return connection
+    raise StreamTimeout
+
+
+def shut(connection: socket.socket) -> None:
+    """Wake up who reads from a connection, whoever that is."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,33 @@
+"""Virtual networks: one vde_switch, acting as a hub, for each."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_nixos.errors import PytestNixosError
+from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.vm.process import DEVNULL, PIPE, Process
+
+START_SECONDS = 10.0
+
+
+class VLan:
+    """A running virtual network; path is the folder that QEMU_VDE_SOCKET_<number> names."""
+
+    def __init__(self, number: int, path: Path, env: Mapping[str, str] = os.environ) -> None:
+        """Start the switch and wait until it listens; raises PytestNixosError."""
+        self.nr, self.path = number, path
+        argv = ["vde_switch", "--sock", str(path), "--dirmode", "0700", "--hub"]
+        # It ends when its stdin does: one more guard against its outliving the driver.
+        self._process = Process(argv, env=env, cwd=path.parent, stdin=PIPE, stdout=DEVNULL)
+        deadline = Deadline(START_SECONDS)
+        while not (path / "ctl").exists():
+            if self._process.status() is not None or deadline.expired:
+                self.stop()
+                raise PytestNixosError(f"vde_switch for VLAN {number} does not start")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop the switch. Safe to call twice."""
+        self._process.stop()
