@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ)
     except PytestNixosError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except Stopped as stopped:  # between two of the steps of _run
+    except Stopped as stopped:  # before the script, or after it
+        print("error: the test was stopped before its script began", file=sys.stderr)
         return _EXITS[signal.Signals(stopped.number)]
 
 

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pytest_nixos.vm import qemu
-from pytest_nixos.vm.console import StreamClosed, StreamTimeout
+from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout
 from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS, Guest, brief
@@ -47,7 +48,9 @@ class Machine(Guest):
         self.transcript = transcript or dirs.state / "console.log"
         self._env, self._vlans = env, vlans or {}
         self._parts: Running | None = None
-        self._tail = ""
+        self._console: Console | None = None  # the last one, after QEMU's end too
+        self.transcript.parent.mkdir(parents=True, exist_ok=True)
+        self.transcript.unlink(missing_ok=True)  # an earlier driver's
         self.connected = False
 
     # Life
@@ -79,6 +82,7 @@ class Machine(Guest):
         self._parts = Running(
             self.spec, self.dirs, env=env, transcript=self.transcript, log=self.log_to, may_reboot=allow_reboot
         )
+        self._console = self._parts.console
         deadline = Deadline(self.boot_seconds, self.deadline)
         with self._doing("QEMU was starting", self.boot_seconds):
             self._parts.shell.accept(self.check, deadline)
@@ -140,7 +144,7 @@ class Machine(Guest):
         """Stop QEMU, softly and then hard, and let go of everything. Safe to call twice."""
         if self._parts is not None:
             self._parts.stop()
-            self._tail, self._parts = self.console_tail(200), None
+            self._parts = None
             self.connected = False
 
     # Commands: the others are Guest's
@@ -181,13 +185,11 @@ class Machine(Guest):
 
     def console_tail(self, lines: int) -> str:
         """The console's last lines, as harmless text."""
-        if self._parts is None:
-            return "\n".join(self._tail.split("\n")[-lines:])
-        return "\n".join(list(self._parts.console.tail)[-lines:])
+        return "\n".join(list(self._console.tail)[-lines:]) if self._console else ""
 
     def get_console_log(self) -> str:
-        """Everything that the console has shown since the start."""
-        return self._running.console.text()
+        """Everything that the console has shown since the last start."""
+        return self._console.text() if self._console else ""
 
     def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
         """Wait for a console line that matches; lines that an earlier wait has looked at do not count."""
@@ -213,6 +215,20 @@ class Machine(Guest):
         """What a command of QEMU's monitor prints."""
         with self._doing(f"monitor command `{command}` was running", None):
             return self._running.qmp.human(command)
+
+    def wait_for_qmp_event(
+        self, event_filter: Callable[[dict[str, Any]], bool], timeout: float = 600
+    ) -> dict[str, Any]:
+        """The next event of QEMU's machine protocol that the filter accepts."""
+        deadline = Deadline(timeout, self.deadline)
+        with self._doing("waiting for a QMP event", timeout):
+            while True:
+                try:
+                    return self._running.qmp.wait_for_event(event_filter, Deadline(0.5, deadline))
+                except StreamTimeout:
+                    self.check()
+                    if deadline.expired:
+                        raise
 
     def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
         """Press keys together, in QEMU's names: `ctrl-alt-delete`; then waits `delay` seconds."""
@@ -242,7 +258,7 @@ class Machine(Guest):
         self._set_links("on")
 
     def _set_links(self, state: str) -> None:
-        cards = vlan_cards(self.send_monitor_command("info network"))
+        cards = qemu.vlan_cards(self.send_monitor_command("info network"))
         if not cards:
             raise MachineError(f"{self.name} has no network card on a VLAN")
         for card in cards:
@@ -296,16 +312,3 @@ class Machine(Guest):
         how = self._running.how_it_ended()
         console = f"the console's last lines of {self.name}:\n{self.console_tail(20)}"
         return MachineDied(f"{self.name}: {how or 'QEMU closed the connection'} while {what}", detail=console)
-
-
-def vlan_cards(info_network: str) -> list[str]:
-    """The network cards that lead to a VLAN, by the monitor's `info network`."""
-    cards: list[str] = []
-    card = ""
-    for line in info_network.splitlines():
-        if found := re.match(r"(\S+): .*type=nic", line):
-            card = found[1]
-        elif card and re.search(r"type=(?!user\b)", line):
-            cards.append(card)
-            card = ""
-    return cards

@@ -1,5 +1,6 @@
 """What a start script and its QEMU are told: options and environment. Pure."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,19 @@ def environment(
         "QEMU_OPTS": " ".join((shlex.join(opts), base.get("QEMU_OPTS", ""))).strip(),
         **{f"QEMU_VDE_SOCKET_{number}": str(path) for number, path in vlans.items()},
     }
+
+
+def vlan_cards(info_network: str) -> list[str]:
+    """The network cards that lead to a VLAN, by the monitor's `info network`."""
+    cards: list[str] = []
+    card = ""
+    for line in info_network.splitlines():
+        if found := re.match(r"(\S+): .*type=nic", line):
+            card = found[1]
+        elif card and re.search(r"type=(?!user\b)", line):
+            cards.append(card)
+            card = ""
+    return cards
 
 
 def _value(path: Path) -> str:

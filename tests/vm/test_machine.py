@@ -186,6 +186,8 @@ def test_shutdown_and_start_again(machine: Machine) -> None:
     assert machine.succeed("echo again") == "again\n"
     machine.crash()
     assert not machine.is_up()
+    assert machine.get_console_log().count("fake guest boots") == 1
+    assert machine.transcript.read_text().count("fake guest boots") == 2
 
 
 def test_shutdown_has_a_deadline(machine: Machine) -> None:
@@ -211,7 +213,10 @@ def test_the_time_for_the_whole_test_ends_every_wait(make_driver: MakeDriver) ->
 def test_qmp_keeps_events_and_tells_refusals(machine: Machine) -> None:
     machine.start()
     assert machine.send_monitor_command("info version") == ""
-    assert machine.qmp_client.wait_for_event(lambda e: e["event"] == "RESUME", machine.deadline)
+    event = machine.wait_for_qmp_event(lambda e: bool(e["data"]["after"] == "human-monitor-command"))
+    assert event["event"] == "RESUME"
+    with pytest.raises(MachineTimeout, match="QMP event"):
+        machine.wait_for_qmp_event(lambda e: False, timeout=0.1)
     with pytest.raises(MachineError, match=r"no screenshot: .*no display"):
         machine.screenshot("x")
     with pytest.raises(MachineError, match="no network card"):
@@ -227,7 +232,7 @@ def test_files_go_both_ways(machine: Machine, tmp_path: Path) -> None:
 
 def test_a_machine_that_is_not_running_says_so(machine: Machine) -> None:
     with pytest.raises(MachineError, match="not running"):
-        machine.get_console_log()
+        machine.send_console("x")
 
 
 def test_what_is_sent_to_the_console_arrives(make_driver: MakeDriver) -> None:

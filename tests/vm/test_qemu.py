@@ -2,7 +2,6 @@ import shlex
 from pathlib import Path
 
 from pytest_nixos.vm import qemu
-from pytest_nixos.vm.machine import vlan_cards
 
 DIRS = qemu.MachineDirs(state=Path("/t/vm-state-web"), shared=Path("/t/shared"), sockets=Path("/t/a b,c"))
 
@@ -33,7 +32,7 @@ def test_the_start_script_is_told_where_everything_is() -> None:
 
 
 def test_cards_on_vlans_are_told_from_user_networking() -> None:
-    assert vlan_cards(
+    assert qemu.vlan_cards(
         "virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56\r\n"
         " \\ user.0: index=0,type=user,net=10.0.2.0,restrict=off\r\n"
         "virtio-net-pci.1: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:01:01\r\n"
