@@ -50,9 +50,7 @@ def _evaluate(nix: Nix, request: Request, ref: str, system: str, progress: Progr
         resolved = attrs.resolve(ref, request.base)
     except PytestNixosError as error:
         return FlakePlan(ref=ref, label=ref, path=None, checks=(), error=str(error))
-    target = evaluate.Target(
-        nix=nix, ref=resolved, attr=request.attr.format(system=system), overrides=request.overrides
-    )
+    target = _target(nix, request, resolved, system)
     path = resolved.path
     try:
         progress(f"evaluating {ref}")
@@ -63,6 +61,16 @@ def _evaluate(nix: Nix, request: Request, ref: str, system: str, progress: Progr
     except PytestNixosError as error:
         return _flake(ref, resolved, path, error=str(error))
     return _flake(ref, resolved, path, checks=checks)
+
+
+def _target(nix: Nix, request: Request, resolved: attrs.FlakeRef, system: str) -> evaluate.Target:
+    attr = request.attr.format(system=system)
+    return evaluate.Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides)
+
+
+def target_of(nix: Nix, request: Request, flake: FlakePlan, system: str) -> evaluate.Target:
+    """What a flake of the plan was evaluated from."""
+    return _target(nix, request, attrs.resolve(flake.ref, request.base), system)
 
 
 def _flake(

@@ -16,9 +16,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """What a prebuild needs: a Nix, the session's folder, the plugin's cache, the accelerator asked for."""
+    """What a prebuild needs.
+
+    closure: store paths -> their closure. folder: the session's. cache: the plugin's. accelerator: as asked for.
+    """
 
     nix: Nix
+    closure: Callable[[Sequence[str]], Closure]
     folder: Path
     cache: Path
     accelerator: str
@@ -39,7 +43,7 @@ def prebuild(shop: Workshop, checks: Sequence[Check]) -> Prebuilt:
     outs = [result.out_path for result in results.values() if isinstance(result, Built)]
     built_at = time.monotonic()
     isolated = isolate.isolation_works()
-    wanted = store.closure(shop.nix, [*outs, *_host_shell(shop.nix.store_dir)] if outs else [])
+    wanted = shop.closure([*outs, *_host_shell(shop.nix.store_dir)] if outs else [])
     session_store = _session_store(shop, wanted) if isolated else None
     return Prebuilt(
         drivers=results,

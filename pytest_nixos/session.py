@@ -19,7 +19,8 @@ from pytest_nixos import plan as planning
 from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.execution import Surroundings, run_check
-from pytest_nixos.model import Check, Outcome, Plan, Prebuilt, RunResult, Verdict
+from pytest_nixos.model import Check, Closure, Outcome, Plan, Prebuilt, RunResult, Verdict
+from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.nix.store import remove_tree
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
@@ -95,11 +96,18 @@ class Session:
     def _workshop(self) -> Workshop:
         return Workshop(
             nix=self.nix,
+            closure=self._closure,
             folder=self.run_dir.path,
             cache=cache_home(),
             accelerator=self.options.accelerator,
             progress=self.progress,
         )
+
+    def _closure(self, roots: Sequence[str]) -> Closure:
+        """The closure by the first flake that has checks, since one function serves the drivers of all."""
+        flake = next(flake for flake in self.plan.flakes if flake.checks)
+        target = planning.target_of(self.nix, self._request(), flake, self.plan.system)
+        return closure_info.closure(target, self.plan.system, roots)
 
     def _surroundings(self, check: Check) -> Surroundings:
         options = self.options

@@ -5,6 +5,7 @@ A check that does not evaluate is a value, not an error: a batch that fails is h
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -29,17 +30,21 @@ class Target:
     attr: str
     overrides: tuple[tuple[str, str], ...] = field(default=())
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of every command on this flake."""
+        overrides = [word for name, url in self.overrides for word in ("--override-input", name, url)]
+        return ("--no-write-lock-file", *overrides)
+
     def eval(self, function: str) -> Any:
         """Apply a Nix function to the attribute set. Raises CommandFailed with Nix's message."""
-        flags = [word for name, url in self.overrides for word in ("--override-input", name, url)]
         installable = f"{self.ref.url}#{self.attr}"
-        argv = self.nix.flake("eval", "--json", "--no-write-lock-file", *flags, installable, "--apply", function)
+        argv = self.nix.flake("eval", "--json", *self.flags, installable, "--apply", function)
         return json.loads(self.nix.run(argv).stdout)
 
     def source(self) -> Path:
         """The flake.nix of a flake that was not given as a folder. Raises CommandFailed."""
-        flags = [word for name, url in self.overrides for word in ("--override-input", name, url)]
-        argv = self.nix.flake("flake", "metadata", "--json", "--no-write-lock-file", *flags, self.ref.url)
+        argv = self.nix.flake("flake", "metadata", "--json", *self.flags, self.ref.url)
         metadata = json.loads(self.nix.run(argv).stdout)
         folder = metadata.get("locked", {}).get("dir", metadata.get("resolved", {}).get("dir", ""))
         return Path(str(metadata["path"]), folder, "flake.nix")
@@ -105,10 +110,18 @@ def _derivation(answer: dict[str, Any]) -> Derivation:
 
 
 def nix_message(stderr: str) -> str:
-    """Nix's own message out of its stderr: from the first `error:` line on, without colours and warnings."""
+    """Nix's own message out of its stderr, without colours and warnings: the cause first, the trace after it.
+
+    Recent versions print the trace first, under an `error:` of its own, and the cause at the end.
+    """
     text = _ESCAPES.sub("", stderr)
     start = text.find("error:")
-    return text[start:].strip() if start >= 0 else text.strip()
+    if start < 0:
+        return text.strip()
+    trace, mark, cause = text[start:].rpartition("error: ")
+    return "\n".join(
+        filter(None, ((mark + textwrap.dedent(cause)).strip(), trace.strip().removeprefix("error:").strip()))
+    )
 
 
 def _flake_error(target: Target, error: CommandFailed) -> EvaluationError:

@@ -2,6 +2,7 @@
 
 import argparse
 import code
+import contextlib
 import os
 import signal
 import sys
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ)
         with stopping(spec.global_timeout, interactive=args.interactive):
             return _interact(driver) if args.interactive else _run(driver, args.junit_xml)
     except PytestNixosError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return FAILED
     except Stopped as stopped:  # before the script, or after it
-        print("error: the test was stopped before its script began", file=sys.stderr)
+        _complain("error: the test was stopped")
         return _EXITS[signal.Signals(stopped.number)]
 
 
@@ -128,9 +129,9 @@ def _run(driver: Driver, junit_xml: Path | None) -> int:
         if junit_xml:
             whole = Subtest(name="test script", seconds=time.monotonic() - began, error=problem)
             junit.write(junit_xml, [*driver.subtests, whole])
-    print(f"test script finished in {time.monotonic() - began:.2f}s", flush=True)
+    driver.log.info(f"test script finished in {time.monotonic() - began:.2f}s")
     if problem:
-        print(problem, file=sys.stderr, flush=True)
+        _complain(problem)
     return status
 
 
@@ -185,12 +186,13 @@ def _ignore_signals() -> None:
 def _end_hard(seconds: float) -> None:
     """End the process when all else has failed; the kernel then kills the machines."""
     time.sleep(seconds)
-    print(
-        "error: the time for the whole test is over, and the test script did not end",
-        file=sys.stderr,
-        flush=True,
-    )
+    _complain("error: the time for the whole test is over, and the test script did not end")
     os._exit(TIMED_OUT)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more; the exit status still counts
+        print(text, file=sys.stderr, flush=True)
 
 
 def _be_line_buffered() -> None:

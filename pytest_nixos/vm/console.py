@@ -174,6 +174,13 @@ class Console:
             self._news += 1
             self._changed.notify_all()
 
+    def settle(self, quiet: float = 0.15, longest: float = 1.0) -> None:
+        """Wait until nothing has come for `quiet` seconds, at most `longest` seconds."""
+        deadline = Deadline(longest)
+        with self._changed:
+            while not self._ended and not deadline.expired and self._changed.wait(quiet):
+                pass
+
     def close(self) -> None:
         """Wait for the drain to end (the process has ended) and close the files. Safe to call twice."""
         if self._file.closed:

@@ -52,6 +52,10 @@ class Guest(ABC):
     def console_tail(self, lines: int) -> str:
         """The last lines of the console, where a command's stderr goes too."""
 
+    @abstractmethod
+    def settle(self) -> None:
+        """Let the console's last lines arrive: they take another way than a command's answer."""
+
     def succeed(self, *commands: str, timeout: float | None = None) -> str:
         """The output of commands that must succeed; raises CommandError."""
         return "".join(self._must(command, "succeed", timeout) for command in commands)
@@ -143,6 +147,7 @@ class Guest(ABC):
         raise MachineTimeout(message, detail=self._evidence(output))
 
     def _evidence(self, output: str) -> str:
+        self.settle()
         console = f"its console's last lines:\n{self.console_tail(10)}"
         return f"output:\n{tail(output)}\n{console}" if output.strip() else console
 

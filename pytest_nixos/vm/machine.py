@@ -2,16 +2,16 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pytest_nixos.vm import qemu
 from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout
 from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineError, MachineTimeout
-from pytest_nixos.vm.guest import DEFAULT_SECONDS, Guest, brief
+from pytest_nixos.vm.guest import DEFAULT_SECONDS, brief
+from pytest_nixos.vm.hardware import Hardware
 from pytest_nixos.vm.log import Log
 from pytest_nixos.vm.qmp import Qmp
 from pytest_nixos.vm.running import Running, describe
@@ -24,7 +24,7 @@ _PANIC_GRACE_SECONDS = 10.0  # a kernel that reboots on panic ends QEMU within t
 _NO_DEADLINE = Deadline(None)
 
 
-class Machine(Guest):
+class Machine(Hardware):
     """One virtual machine. start() returns at once; what needs the guest waits for its shell."""
 
     def __init__(
@@ -187,6 +187,11 @@ class Machine(Guest):
         """The console's last lines, as harmless text."""
         return "\n".join(list(self._console.tail)[-lines:]) if self._console else ""
 
+    def settle(self) -> None:
+        """Let the console's last lines arrive: they take another way than a command's answer."""
+        if self._console:
+            self._console.settle()
+
     def get_console_log(self) -> str:
         """Everything that the console has shown since the last start."""
         return self._console.text() if self._console else ""
@@ -203,66 +208,6 @@ class Machine(Guest):
     def send_console(self, chars: str) -> None:
         """Type on the serial console."""
         self._running.console.send(chars.encode())
-
-    # QEMU
-
-    @property
-    def qmp_client(self) -> Qmp:
-        """QEMU's machine protocol."""
-        return self._running.qmp
-
-    def send_monitor_command(self, command: str) -> str:
-        """What a command of QEMU's monitor prints."""
-        with self._doing(f"monitor command `{command}` was running", None):
-            return self._running.qmp.human(command)
-
-    def wait_for_qmp_event(
-        self, event_filter: Callable[[dict[str, Any]], bool], timeout: float = 600
-    ) -> dict[str, Any]:
-        """The next event of QEMU's machine protocol that the filter accepts."""
-        deadline = Deadline(timeout, self.deadline)
-        with self._doing("waiting for a QMP event", timeout):
-            while True:
-                try:
-                    return self._running.qmp.wait_for_event(event_filter, Deadline(0.5, deadline))
-                except StreamTimeout:
-                    self.check()
-                    if deadline.expired:
-                        raise
-
-    def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
-        """Press keys together, in QEMU's names: `ctrl-alt-delete`; then waits `delay` seconds."""
-        if log:
-            self.log(f"sending key {key}")
-        if answer := self.send_monitor_command(f"sendkey {key}").strip():
-            raise MachineError(f"{self.name}: key `{key}` cannot be sent: {answer}")
-        self.pause(delay or 0)
-
-    def screenshot(self, filename: str) -> None:
-        """Save the screen as PNG in the test's output folder; raises MachineError without a display."""
-        name = filename if "." in Path(filename).name else f"{filename}.png"
-        target = (self.out_dir / name).absolute()
-        with self.log_to.nested(f"making screenshot {target}", self.name), self._doing("a screenshot", None):
-            try:
-                self._running.qmp.command("screendump", filename=str(target), format="png")
-            except MachineError as error:
-                hint = "has the machine a display? (virtualisation.graphics)"
-                raise MachineError(f"{self.name}: no screenshot: {error.message}", hint=hint) from error
-
-    def block(self) -> None:
-        """Unplug the cables that lead to other machines."""
-        self._set_links("off")
-
-    def unblock(self) -> None:
-        """Plug the cables in again."""
-        self._set_links("on")
-
-    def _set_links(self, state: str) -> None:
-        cards = qemu.vlan_cards(self.send_monitor_command("info network"))
-        if not cards:
-            raise MachineError(f"{self.name} has no network card on a VLAN")
-        for card in cards:
-            self.send_monitor_command(f"set_link {card} {state}")
 
     # Ends
 
@@ -288,6 +233,9 @@ class Machine(Guest):
             if self._running.failure:
                 raise
             return ""
+
+    def _qmp(self) -> Qmp:
+        return self._running.qmp
 
     @contextmanager
     def _doing(self, what: str, seconds: float | None) -> Iterator[None]:

@@ -1,0 +1,90 @@
+"""What a test does to a machine's hardware, through QEMU's machine protocol."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from pytest_nixos.vm import qemu
+from pytest_nixos.vm.console import StreamTimeout
+from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.vm.errors import MachineError
+from pytest_nixos.vm.guest import Guest
+from pytest_nixos.vm.qmp import Qmp
+
+
+class Hardware(Guest):
+    """A machine's screen, keys, cables and monitor, seen from a test script."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise MachineDied when the machine has died, GlobalTimeout when the whole test is late."""
+
+    @abstractmethod
+    def log(self, msg: str) -> None:
+        """Print a message under the machine's name."""
+
+    @abstractmethod
+    def _qmp(self) -> Qmp: ...
+
+    @abstractmethod
+    def _doing(self, what: str, seconds: float | None) -> AbstractContextManager[None]: ...
+
+    @property
+    def qmp_client(self) -> Qmp:
+        """QEMU's machine protocol."""
+        return self._qmp()
+
+    def send_monitor_command(self, command: str) -> str:
+        """What a command of QEMU's monitor prints."""
+        with self._doing(f"monitor command `{command}` was running", None):
+            return self._qmp().human(command)
+
+    def wait_for_qmp_event(
+        self, event_filter: Callable[[dict[str, Any]], bool], timeout: float = 600
+    ) -> dict[str, Any]:
+        """The next event of QEMU's machine protocol that the filter accepts."""
+        deadline = Deadline(timeout, self.deadline)
+        with self._doing("waiting for a QMP event", timeout):
+            while True:
+                try:
+                    return self._qmp().wait_for_event(event_filter, Deadline(0.5, deadline))
+                except StreamTimeout:
+                    self.check()
+                    if deadline.expired:
+                        raise
+
+    def send_key(self, key: str, delay: float | None = 0.01, log: bool | None = True) -> None:
+        """Press keys together, in QEMU's names: `ctrl-alt-delete`; then waits `delay` seconds."""
+        if log:
+            self.log(f"sending key {key}")
+        if answer := self.send_monitor_command(f"sendkey {key}").strip():
+            raise MachineError(f"{self.name}: key `{key}` cannot be sent: {answer}")
+        self.pause(delay or 0)
+
+    def screenshot(self, filename: str) -> None:
+        """Save the screen as PNG in the test's output folder; raises MachineError without a display."""
+        name = filename if "." in Path(filename).name else f"{filename}.png"
+        target = (self.out_dir / name).absolute()
+        with self.log_to.nested(f"making screenshot {target}", self.name), self._doing("a screenshot", None):
+            try:
+                self._qmp().command("screendump", filename=str(target), format="png")
+            except MachineError as error:
+                hint = "has the machine a display? (virtualisation.graphics)"
+                raise MachineError(f"{self.name}: no screenshot: {error.message}", hint=hint) from error
+
+    def block(self) -> None:
+        """Unplug the cables that lead to other machines."""
+        self._set_links("off")
+
+    def unblock(self) -> None:
+        """Plug the cables in again."""
+        self._set_links("on")
+
+    def _set_links(self, state: str) -> None:
+        cards = qemu.vlan_cards(self.send_monitor_command("info network"))
+        if not cards:
+            raise MachineError(f"{self.name} has no network card on a VLAN")
+        for card in cards:
+            self.send_monitor_command(f"set_link {card} {state}")
