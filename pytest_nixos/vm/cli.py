@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 
 def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
-    """Run a test; returns the exit status: 0 passed, 1 failed, 124 global timeout, 143/130 for signals."""
+    """Run a test; returns the exit status: 0 passed, 1 failed, 124 global timeout, 143/130/129 for signals."""
     _be_line_buffered()
     args = parser(env).parse_args(argv)
     try:

@@ -161,7 +161,7 @@ class Machine(Hardware):
         deadline = answer_deadline(timeout, self.deadline)
         with self._doing(f"command `{brief(command)}` was running", timeout):
             shell = self._running.shell
-            token = shell.begin(command, timeout)
+            token = shell.begin(command, timeout, deadline)
             if not check_output:
                 return -2, ""
             if not check_return:

@@ -51,6 +51,7 @@ class Shell:
         self._socket: socket.socket | None = None
         self._stream: Stream | None = None
         self._numbers = itertools.count(1)
+        self._unread = ""  # the token of a command whose answer nobody has read to its end
         self.interrupted = False
 
     def accept(self, check: Callable[[], None], deadline: Deadline) -> None:
@@ -62,6 +63,7 @@ class Shell:
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait for the shell's first words. Raises StreamClosed, StreamTimeout."""
         stream = self._connected()
+        self._unread = ""
         stream.until(BANNER, deadline)
         stream.until(b"\n", deadline)
 
@@ -76,22 +78,26 @@ class Shell:
         except OSError:
             raise StreamClosed from None
 
-    def begin(self, command: str, timeout: float | None) -> str:
+    def begin(self, command: str, timeout: float | None, deadline: Deadline) -> str:
         """Send a command; returns its token, for `answer`. Raises StreamClosed, StreamTimeout."""
-        token = f"@{next(self._numbers)}"  # @ is no letter of base64
+        if self._unread:  # its lines want to be confirmed, and a command would count as that
+            with contextlib.suppress(ShellRestarted):
+                self.answer(self._unread, deadline)
+        token = self._unread = f"@{next(self._numbers)}"  # @ is no letter of base64
         self.send(frame(command, token, timeout))
         return token
 
     def answer(self, token: str, deadline: Deadline) -> tuple[int, bytes]:
         """Exit status and output of the command; raises StreamClosed, StreamTimeout, ShellRestarted."""
-        # "Ends with": a terminal that echoes after all, or a prompt, may stand before it.
-        while not self._line(deadline).endswith(token.encode()):
-            pass
         output = bytearray()
         while True:
             line = self._line(deadline)
+            if line.endswith(token.encode()):  # an echo after all, or a prompt, may stand before it
+                output.clear()
+                continue
             _, found, status = line.rpartition(token.encode() + b"=")
             if found and status.isdigit():
+                self._unread = ""
                 return int(status), decode(bytes(output))
             output += line
             if len(line) >= LINE_BYTES:
@@ -113,6 +119,7 @@ class Shell:
     def _line(self, deadline: Deadline) -> bytes:
         line = self._connected().until(b"\n", deadline).rstrip(b"\r")
         if BANNER in line:
+            self._unread = ""
             raise ShellRestarted
         return line
 

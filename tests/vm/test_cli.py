@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,9 +19,15 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path, start_script: Callable[[str], str]) -> Start:
+def scratch() -> Iterator[Path]:
+    """The drivers' TMPDIR: short enough that their sockets are in it, too."""
+    with tempfile.TemporaryDirectory(prefix="pnx-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def start(tmp_path: Path, scratch: Path, start_script: Callable[[str], str]) -> Start:
     """Starts the driver with one machine and a test script."""
-    (tmp_path / "tmp").mkdir()
 
     def run(script: str, *options: str, before: str = "", seconds: float = 60, **env: str) -> "subprocess.Popen[str]":
         (tmp_path / "script.py").write_text(script)
@@ -28,7 +35,7 @@ def start(tmp_path: Path, start_script: Callable[[str], str]) -> Start:
             "startScripts": start_script("web"),
             "testScript": str(tmp_path / "script.py"),
             "globalTimeout": str(seconds),
-            "TMPDIR": str(tmp_path / "tmp"),
+            "TMPDIR": str(scratch),
             "FAKE_BEFORE": before,
         }
         argv = [sys.executable, "-m", "pytest_nixos.vm", "-o", str(tmp_path / "out"), *options]
@@ -38,10 +45,10 @@ def start(tmp_path: Path, start_script: Callable[[str], str]) -> Start:
     return run
 
 
-def left_behind(tmp_path: Path) -> list[str]:
-    """Processes of this test that still run (TMPDIR of each is below its folder), and its temporary files."""
-    needle = f"TMPDIR={tmp_path}".encode()
-    found = [str(path) for path in (tmp_path / "tmp").iterdir()]
+def left_behind(scratch: Path) -> list[str]:
+    """Processes of this test that still run (TMPDIR of each is there), and its temporary files."""
+    needle = f"TMPDIR={scratch}".encode()
+    found = [str(path) for path in scratch.iterdir()]
     for proc in Path("/proc").glob("[0-9]*"):
         try:
             if needle in (proc / "environ").read_bytes():
@@ -51,23 +58,23 @@ def left_behind(tmp_path: Path) -> list[str]:
     return found
 
 
-def test_a_test_that_passes(start: Start, tmp_path: Path) -> None:
+def test_a_test_that_passes(start: Start, scratch: Path) -> None:
     with start('web.succeed("true")') as driver:
         out, err = driver.communicate(timeout=20)
     assert (driver.returncode, err) == (0, "")
     assert "web: must succeed: true\n" in out
     assert re.search(r"^\(finished: must succeed: true, in \d+\.\d\d seconds\)$", out, re.MULTILINE)
-    assert left_behind(tmp_path) == []
+    assert left_behind(scratch) == []
 
 
-def test_a_test_that_fails_says_where(start: Start, tmp_path: Path) -> None:
+def test_a_test_that_fails_says_where(start: Start, tmp_path: Path, scratch: Path) -> None:
     with start('def check():\n    web.succeed("exit 3")\n\ncheck()\n') as driver:
         _, err = driver.communicate(timeout=20)
     assert driver.returncode == 1
     script = tmp_path / "script.py"
     assert err.startswith("error: web: command `exit 3` failed (exit status 3)\n")
     assert err.endswith(f'  {script}, line 4: check()\n  {script}, line 2: web.succeed("exit 3")\n')
-    assert left_behind(tmp_path) == []
+    assert left_behind(scratch) == []
 
 
 @pytest.mark.parametrize(
@@ -87,18 +94,18 @@ def test_errors_of_the_script_itself(start: Start, script: str, words: str) -> N
 
 
 @pytest.mark.parametrize("script", ['web.succeed("sleep 60")', "import time\nweb.connect()\ntime.sleep(60)"])
-def test_the_global_timeout_ends_everything(start: Start, tmp_path: Path, script: str) -> None:
+def test_the_global_timeout_ends_everything(start: Start, scratch: Path, script: str) -> None:
     with start(script, seconds=1, before="echo a clue") as driver:
         _, err = driver.communicate(timeout=20)
     assert driver.returncode == 124
     assert "error: the time for the whole test, 1 s, is over" in err
     assert "  | a clue" in err
-    assert left_behind(tmp_path) == []
+    assert left_behind(scratch) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_everything_even_when_the_script_catches_all(
-    start: Start, tmp_path: Path, number: signal.Signals, status: int
+    start: Start, scratch: Path, number: signal.Signals, status: int
 ) -> None:
     script = "while True:\n    try: web.succeed('echo up >&2; sleep 60')\n    except Exception: pass\n"
     with start(script) as driver:
@@ -107,17 +114,17 @@ def test_a_signal_ends_everything_even_when_the_script_catches_all(
         _, err = driver.communicate(timeout=20)
     assert driver.returncode == status
     assert f"stopped by {number.name}" in err
-    assert left_behind(tmp_path) == []
+    assert left_behind(scratch) == []
 
 
-def test_a_killed_driver_leaves_no_process(start: Start, tmp_path: Path) -> None:
+def test_a_killed_driver_leaves_no_process(start: Start, scratch: Path) -> None:
     vlans = "1" if shutil.which("vde_switch") else ""
     with start("web.succeed('echo up >&2; sleep 60')", vlans=vlans) as driver:
         wait_for(driver, "web # up")
-        assert any("run-web-vm" in line for line in left_behind(tmp_path))
+        assert any("run-web-vm" in line for line in left_behind(scratch))
         driver.kill()
     deadline = time.monotonic() + 5
-    while (rest := [x for x in left_behind(tmp_path) if "run-web" in x or "vde" in x]) and time.monotonic() < deadline:
+    while (rest := [x for x in left_behind(scratch) if "run-web" in x or "vde" in x]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert rest == []
 

@@ -1,0 +1,119 @@
+"""Real machines: the example flake from end to end, and a flake that fails in each way that matters."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_nixos.nix.command import Nix
+from tests.conftest import ROOT, need
+from tests.leftovers import assert_none_left, private_folders
+
+pytestmark = [pytest.mark.vm, pytest.mark.nix, pytest.mark.xdist]
+
+
+@pytest.fixture(scope="module")
+def debian(nix: Nix) -> Path:
+    """The folder that example_flake/setup has written; needed before a test gets a home of its own."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "pytest-nixos" / "example" / "debian"
+    if not (folder / "parts.json").is_file():
+        if os.environ.get("CI"):
+            pytest.fail("example_flake/setup has not run, and CI must not skip what needs it")
+        pytest.skip("example_flake/setup has not run")
+    return folder
+
+
+@pytest.fixture
+def tree(pytester: pytest.Pytester, debian: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the flakes that may be changed, in a repository of its own, since they reach beyond their folders.
+
+    Afterwards nothing of what was started in pytester's folder may be left.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    before = private_folders()
+    tree = pytester.path / "tree"
+    for folder in ("example_flake", "pytest_nixos", "tests/flakes/failing"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for words in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run([need("git"), *words], cwd=tree, check=True)
+    yield tree
+    assert_none_left(pytester.path)
+    assert list((pytester.path / "cache" / "pytest-nixos" / "sessions").iterdir()) == []
+    assert {folder for folder in private_folders() - before if not in_use(folder)} == set()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process, of another session then, has this folder for its temporary files."""
+    words = [entry / "environ" for entry in Path("/proc").glob("[0-9]*")]
+    return any(f"TMPDIR={folder}".encode() in read(path) for path in words)
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def run(pytester: pytest.Pytester, flake: Path, debian: Path, *args: str) -> pytest.RunResult:
+    override = ("--nixos-override-input", "debian", f"path:{debian}")
+    return pytester.runpytest_subprocess("--nixos-flake", str(flake), *override, "-v", *args, timeout=170)
+
+
+def results(result: pytest.RunResult) -> dict[str, str]:
+    """Each check's outcome, from the lines of -v, with workers or without."""
+    text = result.stdout.str()
+    single = re.findall(r"^\S*flake\.nix::(\S+) (PASSED|FAILED|VERIFIED)", text, re.MULTILINE)
+    workers = re.findall(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|VERIFIED) \S*flake\.nix::(\S+)", text, re.MULTILINE)
+    return {**dict(single), **{name: outcome for outcome, name in workers}}
+
+
+def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) -> None:
+    """All pass, then all are verified; an edit of one host runs that host; the Nix sandbox agrees."""
+    flake, names = tree / "example_flake", {"cluster", "db", "lint", "web"}
+    assert results(run(pytester, flake, debian, "-n2")) == dict.fromkeys(names, "PASSED")
+
+    again = run(pytester, flake, debian)
+    assert results(again) == dict.fromkeys(names, "VERIFIED")
+    assert again.duration < 15
+    again.stdout.no_fnmatch_line("nixos: * on a store of their own*")
+
+    host = flake / "hosts" / "web.nix"
+    host.write_text(host.read_text().replace("start_all()", "start_all()  # edited"))
+    edited = run(pytester, flake, debian)
+    assert results(edited) == {**dict.fromkeys(names, "VERIFIED"), "web": "PASSED"}
+
+    built = run(pytester, flake, debian, "--nixos-mode", "build", "--nixos-rerun-verified", "-k", "web")
+    assert results(built) == {"web": "PASSED"}
+
+
+def test_every_failure_is_one_items_own(pytester: pytest.Pytester, tree: Path, debian: Path) -> None:
+    """Each check ends as it must, says why, and what a guest prints is no command to anybody."""
+    result = run(pytester, tree / "tests" / "flakes" / "failing", debian, "-n2", "--nixos-artifacts", "kept")
+    failing = dict.fromkeys(("escapes", "hang", "nodriver", "panic", "throws"), "FAILED")
+    assert results(result) == {"flood": "PASSED", **failing}
+    assert result.ret == 1
+    result.stdout.fnmatch_lines_random(
+        [
+            "error: machine: command `echo last words; exit 7` failed (exit status 7)",
+            "| *::error::owned",
+            "error: machine: the guest's kernel panicked (*sysrq triggered crash*",
+            "*hang was still running after 10 s and was stopped*",
+            "the test driver does not build",
+            "| wrong parts",
+            "the check does not evaluate: error: this host is not ready",
+        ]
+    )
+    output = result.stdout.str() + result.stderr.str()
+    assert "\x1b" not in output
+    assert not [line for line in output.splitlines() if line.startswith("::")]
+    assert "Traceback" not in output
+    [console] = (pytester.path / "kept").glob("flood-*/machine.console.log")
+    lines = console.read_text(errors="replace").splitlines()
+    assert lines[lines.index("2") : lines.index("160000") + 1] == [str(number) for number in range(2, 160001)]
