@@ -11,7 +11,7 @@ from pytest_nixos.errors import CheckFailed, PytestNixosError
 from pytest_nixos.execution import raise_failure
 from pytest_nixos.model import Check, EvalFailed, FlakePlan, PlannedCheck
 from pytest_nixos.nix.attrs import item_name
-from pytest_nixos.session import PROOF, SECONDS, Session
+from pytest_nixos.session import DRV, PROOF, SECONDS, Session
 
 VERIFIED = "nixos_verified"
 
@@ -50,7 +50,7 @@ class CheckItem(pytest.Item):
         features = check.derivation.features
         self.add_marker(pytest.mark.nixos(kind=check.kind.value, system=self.role.plan.system, features=features))
         self.add_marker(f"nixos_{check.kind.value}")
-        self.user_properties.append(("nixos_drv", check.derivation.drv_path))
+        self.user_properties.append((DRV, check.derivation.drv_path))
         if check.nodes:
             self.user_properties.append(("nixos_nodes", reporting.nodes_text(check)))
 
@@ -69,10 +69,10 @@ class CheckItem(pytest.Item):
         for name, text in result.sections:
             self.add_report_section("call", name, text)
         self.user_properties.append((SECONDS, f"{result.seconds:.3f}"))
-        # A run that could reach the network proves nothing about the derivation.
+        raise_failure(result)
+        # Only now: whatever others make of the report, a failure carries no proof. Nor does a run with network.
         if not self.role.options.network:
             self.user_properties.append((PROOF, check.derivation.drv_path))
-        raise_failure(result)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A user's failure as a sentence; a fault of ours with its traceback."""

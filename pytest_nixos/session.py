@@ -31,7 +31,8 @@ from pytest_nixos.records.stores.directory import DirectoryStore
 from pytest_nixos.rundir import RunDir, abandoned
 from pytest_nixos.vm import accelerator
 
-PROOF = "nixos_proof"
+DRV = "nixos_drv"  # the derivation of a report's check
+PROOF = "nixos_proof"  # the same, on the report of a run that has passed
 SECONDS = "nixos_seconds"
 _KEPT_ARTIFACTS = 10  # sessions
 
@@ -201,8 +202,11 @@ class Recorder:
 
     def _record(self, report: pytest.TestReport, outcome: Outcome) -> None:
         properties = dict(report.user_properties)
-        self.seconds += float(str(properties.get(SECONDS, 0)))
-        derivation = self._derivations.get(str(properties.get(PROOF, "")))
+        if SECONDS not in properties:
+            return
+        self.seconds += float(str(properties[SECONDS]))
+        told = properties.get(PROOF if outcome is Outcome.PASSED else DRV)
+        derivation = self._derivations.get(str(told))
         if derivation is None:
             return
         verdict = Verdict(

@@ -14,6 +14,7 @@ from pytest_nixos.proc import die_with_parent
 from pytest_nixos.vm.console import LineSplitter
 from pytest_nixos.vm.deadline import Deadline
 
+UNKNOWN = 255  # the status of a program whose end nobody saw: never 0
 _POLL_SECONDS = 0.5
 _TAIL_LINES = 400
 
@@ -110,4 +111,6 @@ class Terminal(AbstractContextManager["Terminal"]):
 
     def _status(self) -> int:
         self._child.wait() if self._child.isalive() else None
-        return -self._child.signalstatus if self._child.signalstatus else self._child.exitstatus or 0
+        if self._child.signalstatus is not None:
+            return -self._child.signalstatus
+        return UNKNOWN if self._child.exitstatus is None else self._child.exitstatus

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.nix
 
 MIXED = """
 good = vm "good" "echo hello";
-bad = vm "bad" "echo starting; echo ::error::boo; busybox printf \\"\\\\033[2Jcleared\\\\n\\"; echo error: it broke; exit 1";
+bad = vm "bad" "echo ::error::boo; busybox printf \\"\\\\033[2Jcleared\\\\n\\"; echo error: it broke; exit 1";
 lint = plain "lint" "true";
 brokenbuild = plain "brokenbuild" "echo this is wrong; exit 3";
 nodriver = vm "nodriver" "true" // { driver = plain "driver-broken" "echo driver is wrong; exit 3"; };
@@ -224,6 +224,22 @@ def test_a_plugin_that_replaces_the_run_makes_no_record(pytester: pytest.Pyteste
         @pytest.hookimpl(tryfirst=True)
         def pytest_runtest_call(item):
             item.runtest = lambda: None
+        """
+    )
+    assert outcomes(run(pytester)) == {"passed": 1}
+    assert records(pytester) == []
+
+
+def test_a_failure_that_a_hook_calls_passed_makes_no_record(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = vm "a" "exit 1";')
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            report.outcome = "passed"
+            return report
         """
     )
     assert outcomes(run(pytester)) == {"passed": 1}
