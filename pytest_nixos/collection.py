@@ -75,8 +75,8 @@ class CheckItem(pytest.Item):
             self.user_properties.append((PROOF, check.derivation.drv_path))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """A user's failure as a sentence; a fault of ours with its traceback."""
-        if isinstance(excinfo.value, PytestNixosError):
+        """A user's failure, a full disk included, as a sentence; a fault of ours with its traceback."""
+        if isinstance(excinfo.value, PytestNixosError | OSError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pytest_nixos.vm.log import neutralise
 from pytest_nixos.vm.terminal import Finished, Terminal
 
 _TAIL_LINES = 60
+_TMP, _PRIVATE = Path("/tmp"), "pnx-"
 _SCRATCH = ("vm-state-*", "vde*.ctl", "shared-xchg", ".nixos-test-driver", "nixos-test-driver*", "pnx-*")
 
 
@@ -94,7 +95,7 @@ def _drive(driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings
         isolated=prebuilt.isolated,
     )
     # A private folder with a short name: sockets in it must stay below 108 bytes.
-    with _private_folder() as folder:
+    with _private_folder(around.folder) as folder:
         env = _environment(folder, prebuilt, around.network)
         with Terminal(
             keeper,
@@ -110,12 +111,22 @@ def _drive(driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings
 
 
 @contextlib.contextmanager
-def _private_folder():  # type: ignore[no-untyped-def]
-    folder = Path(tempfile.mkdtemp(prefix="pnx-", dir="/tmp"))
+def _private_folder(session: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=_TMP))
+    note = session / folder.name
     try:
+        note.touch()
         yield folder
     finally:
         remove_tree(folder)
+        note.unlink(missing_ok=True)
+
+
+def remove_session(folder: Path) -> None:
+    """Delete a session's folder, and the private folders of its drivers that were killed with their pytest."""
+    for note in folder.glob(f"{_PRIVATE}*"):
+        remove_tree(_TMP / note.name)
+    remove_tree(folder)
 
 
 def _environment(folder: Path, prebuilt: Prebuilt, network: bool) -> dict[str, str]:

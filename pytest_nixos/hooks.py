@@ -15,7 +15,10 @@ from pytest_nixos.session import Controller, Owner, Session, Single, start
 
 def register(config: pytest.Config, options: Options) -> None:
     """Choose this process's role and register its hooks."""
-    role = start(config, options)
+    try:
+        role = start(config, options)
+    except PytestNixosError as error:
+        raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(role, "nixos-session")
     config.pluginmanager.register(Collecting(role), "nixos-collecting")
     if isinstance(role, Owner):

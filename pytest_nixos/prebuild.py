@@ -12,6 +12,7 @@ from pytest_nixos.nix.command import Nix
 from pytest_nixos.vm import accelerator, isolate
 
 Progress = Callable[[str], None]
+NOTHING_PREBUILT = Prebuilt(drivers={}, store=None, isolated=False, accelerator="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def prebuild(shop: Workshop, checks: Sequence[Check]) -> Prebuilt:
     """
     drivers = {check.driver.drv_path: check.driver for check in checks if check.driver is not None}
     if not drivers:
-        return Prebuilt(drivers={}, store=None, isolated=False, accelerator="")
+        return NOTHING_PREBUILT
     started = time.monotonic()
     shop.progress(f"building {len(drivers)} test drivers")
     results = build.realise(shop.nix, list(drivers.values()), shop.folder / "gcroots", shop.progress)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from filelock import BaseFileLock, FileLock, Timeout
 
 from pytest_nixos import model
-from pytest_nixos.errors import PytestNixosError, SharedStepFailed
+from pytest_nixos.errors import PytestNixosError, SharedStepFailed, StoreError
 
 T = TypeVar("T")
 _TAG = "$"
@@ -31,18 +31,24 @@ class RunDir:
 
     @classmethod
     def create(cls, base: Path) -> "RunDir":
-        """A new folder below `base`, after the folders that dead sessions left there are removed."""
-        base.mkdir(parents=True, exist_ok=True)
+        """A new folder below `base`. Raises StoreError when it can't be made."""
         run_dir = cls(base / secrets.token_hex(4))
-        run_dir._alive = FileLock(base / f"{run_dir.path.name}.lock")
-        run_dir._alive.acquire()
-        run_dir.path.mkdir(mode=0o700)
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            run_dir._alive = FileLock(base / f"{run_dir.path.name}.lock")
+            run_dir._alive.acquire()
+            run_dir.path.mkdir(mode=0o700)
+        except OSError as error:
+            raise StoreError(
+                f"{base} can't be written: {error.strerror}", "name another folder with --nixos-dir"
+            ) from None
         return run_dir
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
         """What `compute` returns, computed by the first process that asks and read by all others.
 
         A failure is shared too: the process that failed gets the error itself, the others SharedStepFailed.
+        Raises StoreError when the result can't be written.
         """
         place = self.path / f"{name}.json"
         with FileLock(self.path / f"{name}.lock"):
@@ -51,7 +57,8 @@ class RunDir:
             try:
                 value = compute()
             except PytestNixosError as error:
-                _write(place, {"error": error.message, "hint": error.hint})
+                with contextlib.suppress(StoreError):  # then the others fail by themselves
+                    _write(place, {"error": error.message, "hint": error.hint})
                 raise
             _write(place, {"value": to_json(value)})
             return value
@@ -86,8 +93,13 @@ def _read(place: Path) -> Any:
 
 def _write(place: Path, entry: dict[str, Any]) -> None:
     scratch = place.with_suffix(".new")
-    scratch.write_text(json.dumps(entry))
-    scratch.replace(place)
+    try:
+        scratch.write_text(json.dumps(entry))
+        scratch.replace(place)
+    except OSError as error:
+        raise StoreError(
+            f"{place} can't be written: {error.strerror}", "free some space, or name another folder with --nixos-dir"
+        ) from None
 
 
 def to_json(value: Any) -> Any:

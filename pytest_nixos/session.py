@@ -18,13 +18,13 @@ import pytest
 from pytest_nixos import plan as planning
 from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.execution import Surroundings, run_check
+from pytest_nixos.execution import Surroundings, mode_of, remove_session, run_check
 from pytest_nixos.model import Check, Closure, Outcome, Plan, Prebuilt, RunResult, Verdict
 from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.nix.store import remove_tree
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
-from pytest_nixos.prebuild import Workshop, prebuild
+from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, prebuild
 from pytest_nixos.progress import Progress
 from pytest_nixos.records.stores.base import RecordStore
 from pytest_nixos.records.stores.directory import DirectoryStore
@@ -35,6 +35,7 @@ DRV = "nixos_drv"  # the derivation of a report's check
 PROOF = "nixos_proof"  # the same, on the report of a run that has passed
 SECONDS = "nixos_seconds"
 _KEPT_ARTIFACTS = 10  # sessions
+_DRIVER_SECONDS = 30
 
 
 class Session:
@@ -58,7 +59,9 @@ class Session:
     @cached_property
     def prebuilt(self) -> Prebuilt:
         """The drivers of all that is selected and not verified, and the store they run on."""
-        return self.run_dir.once("prebuilt", lambda: prebuild(self._workshop(), self.selected))
+        return self.run_dir.once(
+            "prebuilt", lambda: prebuild(self._workshop(), list(filter(self._drives, self.selected)))
+        )
 
     @property
     def selected(self) -> tuple[Check, ...]:
@@ -76,11 +79,13 @@ class Session:
 
     def run(self, check: Check) -> RunResult:
         """Run one check on the prebuilt store."""
-        return run_check(check, self.prebuilt, self._surroundings(check))
+        # A check that is built needs no store of its own, and runs where there was no room for one.
+        prebuilt = self.prebuilt if self._drives(check) else NOTHING_PREBUILT
+        return run_check(check, prebuilt, self._surroundings(check))
 
     def close(self) -> None:
         """Remove the session's folder, where this process owns it."""
-        self.run_dir.close(remove_tree)
+        self.run_dir.close(remove_session)
 
     def _request(self) -> planning.Request:
         options = self.options
@@ -93,6 +98,9 @@ class Session:
             max_age=options.max_age,
             stores=() if options.rerun_verified else self.stores,
         )
+
+    def _drives(self, check: Check) -> bool:
+        return mode_of(check, self.options.mode) == "driver"
 
     def _workshop(self) -> Workshop:
         return Workshop(
@@ -116,7 +124,7 @@ class Session:
             nix=self.nix,
             folder=self.run_dir.path,
             artifacts=self.artifacts,
-            timeout=options.timeout or check.timeout or DEFAULT_TIMEOUT_SECONDS,
+            timeout=options.timeout or _own_limit(check),
             mode=options.mode,
             network=options.network,
             keep_artifacts=options.artifacts is not None,
@@ -129,7 +137,7 @@ class Owner(Session):
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
         for folder in abandoned(options.folder):
-            remove_tree(folder)
+            remove_session(folder)
         super().__init__(config, options, RunDir.create(options.folder))
         self.recorder = Recorder(self)
         self.ready = False
@@ -225,6 +233,11 @@ class Recorder:
     def _derivations(self) -> dict[str, Any]:
         checks = (planned.check for flake in self._owner.plan.flakes for planned in flake.checks)
         return {check.derivation.drv_path: check.derivation for check in checks if isinstance(check, Check)}
+
+
+def _own_limit(check: Check) -> float:
+    """A check's own limit, with time for its driver to keep that limit itself and to say which machine is stuck."""
+    return check.timeout + _DRIVER_SECONDS if check.timeout else DEFAULT_TIMEOUT_SECONDS
 
 
 def _whoami() -> str:

@@ -49,6 +49,23 @@ def assert_none_left(folder: Path, seconds: float = 5) -> None:
     assert left == []
 
 
-def private_folders() -> set[Path]:
-    """The folders of test drivers that run, or were left."""
-    return set(Path("/tmp").glob("pnx-*"))
+def abandoned_folders() -> set[Path]:
+    """The private folders of test drivers that no process works in any more."""
+    return {folder for folder in Path("/tmp").glob("pnx-*") if not _in_use(folder)}
+
+
+def _in_use(folder: Path) -> bool:
+    needle = f"TMPDIR={folder}\0".encode()
+    return any(needle in _read(entry / "environ") for entry in Path("/proc").glob("[0-9]*"))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has ended
+
+
+def assert_no_new_folder(before: set[Path]) -> None:
+    """Assert that all private folders that were not there before are in use, by other sessions then."""
+    wait_until(lambda: abandoned_folders() <= before, 5)

@@ -81,7 +81,7 @@ def _check_room(wanted: Closure, target: Path) -> None:
     if free > wanted.nar_bytes + _HEADROOM_BYTES or _reflinks(wanted.paths, target):
         return
     raise StoreError(
-        f"copying {len(wanted.paths)} store paths needs {wanted.nar_bytes >> 20} MiB, "
+        f"copying {len(wanted.paths)} store paths needs {wanted.nar_bytes + _HEADROOM_BYTES >> 20} MiB, "
         f"but {target} has {free >> 20} MiB free",
         "free some space, or name another folder with --nixos-dir",
     )

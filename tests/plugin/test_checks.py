@@ -303,6 +303,9 @@ def test_mistakes_are_one_sentence(pytester: pytest.Pytester, nix: object, worke
     result = pytester.runpytest("--nixos-flake", "nowhere", *workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "there is no flake.nix in" in result.stderr.str() + result.stdout.str()
+    result = pytester.runpytest("--nixos-flake", ".", "--nixos-dir=/dev/full/x", *workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: /dev/full/x can't be written: Not a directory"])
     result = pytester.runpytest("--nixos-flake", ".", "--nixos-timeout", "soon", *workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: 'soon' is not a duration*"])
