@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +20,8 @@ from pytest_nixos.vm.log import neutralise
 from pytest_nixos.vm.terminal import Finished, Terminal
 
 _TAIL_LINES = 60
-_TMP, _PRIVATE = Path("/tmp"), "pnx-"
+_PRIVATE = "pnx-"
+_LONGEST_TMP = 40  # bytes: what drivers put below it must fit into a socket's 108
 _SCRATCH = ("vm-state-*", "vde*.ctl", "shared-xchg", ".nixos-test-driver", "nixos-test-driver*", "pnx-*")
 
 
@@ -112,10 +114,11 @@ def _drive(driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings
 
 @contextlib.contextmanager
 def _private_folder(session: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=_TMP))
+    tmp = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=tmp if len(os.fsencode(tmp)) <= _LONGEST_TMP else "/tmp"))
     note = session / folder.name
     try:
-        note.touch()
+        note.write_text(str(folder.parent))
         yield folder
     finally:
         remove_tree(folder)
@@ -125,7 +128,7 @@ def _private_folder(session: Path) -> Iterator[Path]:
 def remove_session(folder: Path) -> None:
     """Delete a session's folder, and the private folders of its drivers that were killed with their pytest."""
     for note in folder.glob(f"{_PRIVATE}*"):
-        remove_tree(_TMP / note.name)
+        remove_tree(Path(note.read_text(), note.name))
     remove_tree(folder)
 
 

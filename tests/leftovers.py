@@ -1,9 +1,13 @@
 """What a session must not leave behind: processes, folders."""
 
+import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +53,10 @@ def assert_none_left(folder: Path, seconds: float = 5) -> None:
     assert left == []
 
 
-def abandoned_folders() -> set[Path]:
-    """The private folders of test drivers that no process works in any more."""
-    return {folder for folder in Path("/tmp").glob("pnx-*") if not _in_use(folder)}
-
-
-def _in_use(folder: Path) -> bool:
-    needle = f"TMPDIR={folder}\0".encode()
-    return any(needle in _read(entry / "environ") for entry in Path("/proc").glob("[0-9]*"))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""  # it has ended
-
-
-def assert_no_new_folder(before: set[Path]) -> None:
-    """Assert that all private folders that were not there before are in use, by other sessions then."""
-    wait_until(lambda: abandoned_folders() <= before, 5)
+@contextlib.contextmanager
+def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A TMPDIR of the test's own, short since sockets lie in it; afterwards no folder of a driver may be left there."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield
+        wait_until(lambda: not list(Path(folder).glob("pnx-*")), 5)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from pytest_nixos.nix.command import Nix
 from tests.conftest import ROOT, need
-from tests.leftovers import abandoned_folders, assert_no_new_folder, assert_none_left
+from tests.leftovers import assert_none_left, short_tmp
 
 pytestmark = [pytest.mark.vm, pytest.mark.nix, pytest.mark.xdist]
 
@@ -36,16 +37,15 @@ def tree(pytester: pytest.Pytester, debian: Path, monkeypatch: pytest.MonkeyPatc
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    before = abandoned_folders()
     tree = pytester.path / "tree"
     for folder in ("example_flake", "pytest_nixos", "tests/flakes/failing"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for words in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run([need("git"), *words], cwd=tree, check=True)
-    yield tree
-    assert_none_left(pytester.path)
-    assert list((pytester.path / "cache" / "pytest-nixos" / "sessions").iterdir()) == []
-    assert_no_new_folder(before)
+    with short_tmp(monkeypatch):
+        yield tree
+        assert_none_left(pytester.path)
+        assert list((pytester.path / "cache" / "pytest-nixos" / "sessions").iterdir()) == []
 
 
 def run(pytester: pytest.Pytester, flake: Path, debian: Path, *args: str) -> pytest.RunResult:
@@ -72,7 +72,7 @@ def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) 
     again.stdout.no_fnmatch_line("nixos: * on the session's store*")
 
     host = flake / "hosts" / "web.nix"
-    host.write_text(host.read_text().replace("start_all()", "start_all()  # edited"))
+    host.write_text(host.read_text().replace("start_all()", f"start_all()  # {time.time()}"))
     edited = run(pytester, flake, debian)
     assert results(edited) == {**dict.fromkeys(names, "VERIFIED"), "web": "PASSED"}
 

@@ -11,14 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SmallFlake, need
-from tests.leftovers import (
-    Process,
-    abandoned_folders,
-    assert_no_new_folder,
-    assert_none_left,
-    processes_of,
-    wait_until,
-)
+from tests.leftovers import Process, assert_none_left, processes_of, short_tmp, wait_until
 
 pytestmark = [pytest.mark.nix, pytest.mark.xdist]
 
@@ -29,10 +22,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(pytester: pytest.Pytester, small_flake: SmallFlake) -> Iterator[Start]:
+def start(pytester: pytest.Pytester, small_flake: SmallFlake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts pytest on the flake, as a user does."""
     small_flake.write(CHECKS)
-    before = abandoned_folders()
     started: list[subprocess.Popen[str]] = []
 
     def run(*args: str) -> "subprocess.Popen[str]":
@@ -43,11 +35,11 @@ def start(pytester: pytest.Pytester, small_flake: SmallFlake) -> Iterator[Start]
         )
         return started[-1]
 
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-    assert_no_new_folder(before)
+    with short_tmp(monkeypatch):
+        yield run
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def end(process: "subprocess.Popen[str]", seconds: float) -> str:
