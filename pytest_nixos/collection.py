@@ -11,7 +11,7 @@ from pytest_nixos.errors import CheckFailed, PytestNixosError
 from pytest_nixos.execution import raise_failure
 from pytest_nixos.model import Check, EvalFailed, FlakePlan, PlannedCheck
 from pytest_nixos.nix.attrs import item_name
-from pytest_nixos.session import DRV, PROOF, SECONDS, Session
+from pytest_nixos.session import PROOF, RAN, SECONDS, Session
 
 VERIFIED = "nixos_verified"
 
@@ -38,7 +38,7 @@ class CheckItem(pytest.Item):
 
     def __init__(self, *, planned: PlannedCheck, role: Session, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.planned, self.role = planned, role
+        self.planned, self.role, self._ran = planned, role, False
         check, evidence = planned.check, planned.evidence
         if isinstance(check, Check):
             self._mark(check)
@@ -50,7 +50,7 @@ class CheckItem(pytest.Item):
         features = check.derivation.features
         self.add_marker(pytest.mark.nixos(kind=check.kind.value, system=self.role.plan.system, features=features))
         self.add_marker(f"nixos_{check.kind.value}")
-        self.user_properties.append((DRV, check.derivation.drv_path))
+        self.user_properties.append(("nixos_drv", check.derivation.drv_path))
         if check.nodes:
             self.user_properties.append(("nixos_nodes", reporting.nodes_text(check)))
 
@@ -65,14 +65,16 @@ class CheckItem(pytest.Item):
         check = self.planned.check
         if isinstance(check, EvalFailed):
             raise CheckFailed(f"the check does not evaluate: {check.message}")
+        again, self._ran = self._ran, True
+        self.user_properties.append((RAN, self.role.subject(check)))
         result = self.role.run(check)
         for name, text in result.sections:
             self.add_report_section("call", name, text)
         self.user_properties.append((SECONDS, f"{result.seconds:.3f}"))
         raise_failure(result)
-        # Only now: whatever others make of the report, a failure carries no proof. Nor does a run with network.
-        if not self.role.options.network:
-            self.user_properties.append((PROOF, check.derivation.drv_path))
+        # Only now: whatever others make of the report, a failure carries no proof. Nor does a second try.
+        if not again and self.role.is_proof(check):
+            self.user_properties.append((PROOF, self.role.subject(check)))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A user's failure, a full disk included, as a sentence; a fault of ours with its traceback."""

@@ -39,20 +39,13 @@ class Surroundings:
     echo: Callable[[str], None]
 
 
-def mode_of(check: Check, wanted: str) -> str:
-    """`driver` or `build`: what the user wants, where the check can do it."""
-    if check.driver is None or wanted == "build":
-        return "build"
-    return "driver"
-
-
 def run_check(check: Check, prebuilt: Prebuilt, around: Surroundings) -> RunResult:
     """Run one check. A failure is a result; only what stops the session itself is raised."""
     started = time.monotonic()
     artifacts = around.artifacts / artifact_name(check)
     artifacts.mkdir(parents=True, exist_ok=True)
     transcript = artifacts / "transcript.log"
-    runner = _by_driver if mode_of(check, around.mode) == "driver" else _by_build
+    runner = _by_driver if check.driven_by(around.mode) else _by_build
     failure, sections = runner(check, prebuilt, around, transcript)
     if not failure and not around.keep_artifacts:
         shutil.rmtree(artifacts, ignore_errors=True)
@@ -154,7 +147,8 @@ def _keep_files(folder: Path, artifacts: Path) -> None:
     """Move what the test wrote (screenshots, copied files) to the artifacts, without the VMs' own state."""
     for entry in folder.iterdir():
         scratch = any(entry.match(pattern) for pattern in _SCRATCH)
-        if not scratch and not entry.is_socket():
+        ours = (artifacts / entry.name).exists()  # the transcript is not the test's to replace
+        if not scratch and not ours and not entry.is_socket():
             with contextlib.suppress(OSError):
                 shutil.move(entry, artifacts / entry.name)
 

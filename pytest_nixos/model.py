@@ -29,11 +29,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivation:
-    """A derivation's store path and its outputs (name -> store path, None when not known beforehand)."""
+    """A derivation's store path and its outputs (name -> store path, None when not known beforehand).
+
+    fixed: its output is fixed by a hash, and says nothing of how it is made.
+    """
 
     drv_path: str
     outputs: dict[str, str | None]
     features: tuple[str, ...] = ()
+    fixed: bool = False
 
     @property
     def out_path(self) -> str | None:
@@ -56,6 +60,15 @@ class Check:
     nodes: tuple[Node, ...] = ()
     timeout: int | None = None
 
+    def driven_by(self, mode: str) -> str | None:
+        """What runs the check: its driver (output path, else derivation path), or None where it is built.
+
+        mode is the user's wish, `auto`, `driver` or `build`; a check without a driver is always built.
+        """
+        if self.driver is None or mode == "build":
+            return None
+        return self.driver.out_path or self.driver.drv_path
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalFailed:
@@ -69,11 +82,13 @@ class EvalFailed:
 class Verdict:
     """One recorded result of a check.
 
+    driver: what ran it, see Check.driven_by: a check's derivation need not depend on its driver.
     finished_at is seconds since the epoch (UTC), seconds the run's duration, by a `user@host` for display.
     """
 
     drv_path: str
     out_path: str | None
+    driver: str | None
     outcome: Outcome
     finished_at: float
     seconds: float

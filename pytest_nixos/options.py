@@ -11,6 +11,7 @@ from pytest_nixos.errors import PytestNixosError
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+_SESSIONS = "pytest-nixos-sessions"  # a folder of our own: what dead sessions left in it is deleted
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -64,7 +65,7 @@ class Options:
             network=given.nixos_network,
             accelerator=given.nixos_accel,
             records=_folder(given.nixos_records or config.getini("nixos_records"), invoked, "records"),
-            folder=_folder(given.nixos_dir, invoked, "sessions"),
+            folder=_folder(given.nixos_dir, invoked, "") / _SESSIONS,
             artifacts=invoked / given.nixos_artifacts if given.nixos_artifacts else None,
             stream=given.capture == "no",
         )

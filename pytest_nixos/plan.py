@@ -25,6 +25,7 @@ class Request:
     attr: str
     overrides: tuple[tuple[str, str], ...]
     max_age: float | None
+    mode: str
     stores: tuple[RecordStore, ...]
 
 
@@ -35,7 +36,7 @@ def make(nix: Nix, request: Request, progress: Progress) -> Plan:
     evaluated = [_evaluate(nix, request, ref, system, progress) for ref in request.flakes]
     seconds = time.monotonic() - started
     found, warnings = _look_up(evaluated, request.stores)
-    judged = [_with_evidence(flake, found, request.max_age) for flake in evaluated]
+    judged = [_with_evidence(flake, found, request) for flake in evaluated]
     return Plan(
         system=system,
         nix_version=nix.version,
@@ -64,7 +65,7 @@ def _evaluate(nix: Nix, request: Request, ref: str, system: str, progress: Progr
 
 
 def _target(nix: Nix, request: Request, resolved: attrs.FlakeRef, system: str) -> evaluate.Target:
-    attr = request.attr.format(system=system)
+    attr = request.attr.replace("{system}", system)
     return evaluate.Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides)
 
 
@@ -97,7 +98,7 @@ def _look_up(flakes: list[FlakePlan], stores: tuple[RecordStore, ...]) -> tuple[
     return found, warnings
 
 
-def _with_evidence(flake: FlakePlan, found: list[tuple[str, Verdict]], max_age: float | None) -> FlakePlan:
+def _with_evidence(flake: FlakePlan, found: list[tuple[str, Verdict]], request: Request) -> FlakePlan:
     now = time.time()
     by_path: dict[str, list[tuple[str, Verdict]]] = {}
     for name, verdict in found:
@@ -107,9 +108,9 @@ def _with_evidence(flake: FlakePlan, found: list[tuple[str, Verdict]], max_age: 
     def planned(check: Check | EvalFailed) -> PlannedCheck:
         if isinstance(check, EvalFailed):
             return PlannedCheck(check=check)
-        derivation = check.derivation
+        derivation, driver = check.derivation, check.driven_by(request.mode)
         near = by_path.get(derivation.drv_path, []) + by_path.get(derivation.out_path or "", [])
-        return PlannedCheck(check=check, evidence=policy.judge(derivation, near, now, max_age))
+        return PlannedCheck(check=check, evidence=policy.judge(derivation, driver, near, now, request.max_age))
 
     checks = tuple(planned(entry.check) for entry in flake.checks)
     return FlakePlan(ref=flake.ref, label=flake.label, path=flake.path, checks=checks, error=flake.error)

@@ -35,7 +35,11 @@ def verified_reason(evidence: Evidence) -> str:
 
 def prebuilt_line(prebuilt: Prebuilt) -> str:
     """What the VMs will run on."""
-    store = "the session's store" if prebuilt.isolated else "the host's store (the kernel refuses namespaces)"
+    store = (
+        "the session's store"
+        if prebuilt.isolated
+        else "the host's store (the kernel refuses namespaces: nothing is recorded)"
+    )
     return (
         f"{count(len(prebuilt.drivers), 'driver')} on {store}, {prebuilt.paths} paths, "
         f"{prebuilt.nar_bytes >> 20} MiB; accelerator: {prebuilt.accelerator}"

@@ -20,6 +20,7 @@ from pytest_nixos.errors import PytestNixosError, SharedStepFailed, StoreError
 
 T = TypeVar("T")
 _TAG = "$"
+_LOCKS = f"{'[0-9a-f]' * 8}.lock"
 
 
 class RunDir:
@@ -75,7 +76,7 @@ class RunDir:
 
 def abandoned(base: Path) -> Iterator[Path]:
     """The folders below `base` whose session is gone, each with its lock held while it is yielded."""
-    for lock_file in base.glob("*.lock"):
+    for lock_file in base.glob(_LOCKS):
         lock = FileLock(lock_file)
         with contextlib.suppress(Timeout, OSError):
             lock.acquire(timeout=0)

@@ -18,7 +18,7 @@ import pytest
 from pytest_nixos import plan as planning
 from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.execution import Surroundings, mode_of, remove_session, run_check
+from pytest_nixos.execution import Surroundings, remove_session, run_check
 from pytest_nixos.model import Check, Closure, Outcome, Plan, Prebuilt, RunResult, Verdict
 from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.command import Nix, find_nix
@@ -31,8 +31,8 @@ from pytest_nixos.records.stores.directory import DirectoryStore
 from pytest_nixos.rundir import RunDir, abandoned
 from pytest_nixos.vm import accelerator
 
-DRV = "nixos_drv"  # the derivation of a report's check
-PROOF = "nixos_proof"  # the same, on the report of a run that has passed
+RAN = "nixos_ran"  # what a report's run was of: derivation and driver
+PROOF = "nixos_proof"  # the same, on the report of a run that proves them
 SECONDS = "nixos_seconds"
 _KEPT_ARTIFACTS = 10  # sessions
 _DRIVER_SECONDS = 30
@@ -83,6 +83,14 @@ class Session:
         prebuilt = self.prebuilt if self._drives(check) else NOTHING_PREBUILT
         return run_check(check, prebuilt, self._surroundings(check))
 
+    def subject(self, check: Check) -> str:
+        """What a run of the check is a run of: its derivation, and the driver if one runs it."""
+        return f"{check.derivation.drv_path} {check.driven_by(self.options.mode) or ''}"
+
+    def is_proof(self, check: Check) -> bool:
+        """Whether a pass of the check proves it: not when the test could have used the host's network."""
+        return not self.options.network and (not self._drives(check) or self.prebuilt.isolated)
+
     def close(self) -> None:
         """Remove the session's folder, where this process owns it."""
         self.run_dir.close(remove_session)
@@ -96,11 +104,12 @@ class Session:
             attr=options.attr,
             overrides=options.overrides,
             max_age=options.max_age,
+            mode=options.mode,
             stores=() if options.rerun_verified else self.stores,
         )
 
     def _drives(self, check: Check) -> bool:
-        return mode_of(check, self.options.mode) == "driver"
+        return check.driven_by(self.options.mode) is not None
 
     def _workshop(self) -> Workshop:
         return Workshop(
@@ -124,7 +133,7 @@ class Session:
             nix=self.nix,
             folder=self.run_dir.path,
             artifacts=self.artifacts,
-            timeout=options.timeout or _own_limit(check),
+            timeout=_own_limit(check) if options.timeout is None else options.timeout,
             mode=options.mode,
             network=options.network,
             keep_artifacts=options.artifacts is not None,
@@ -213,13 +222,14 @@ class Recorder:
         if SECONDS not in properties:
             return
         self.seconds += float(str(properties[SECONDS]))
-        told = properties.get(PROOF if outcome is Outcome.PASSED else DRV)
-        derivation = self._derivations.get(str(told))
-        if derivation is None:
+        told = properties.get(PROOF if outcome is Outcome.PASSED else RAN)
+        check = self._checks.get(str(told))
+        if check is None:
             return
         verdict = Verdict(
-            drv_path=derivation.drv_path,
-            out_path=derivation.out_path,
+            drv_path=check.derivation.drv_path,
+            out_path=check.derivation.out_path,
+            driver=check.driven_by(self._owner.options.mode),
             outcome=outcome,
             finished_at=time.time(),
             seconds=float(str(properties[SECONDS])),
@@ -230,9 +240,9 @@ class Recorder:
                 self._owner.progress.line(f"warning: {warning}")
 
     @cached_property
-    def _derivations(self) -> dict[str, Any]:
+    def _checks(self) -> dict[str, Check]:
         checks = (planned.check for flake in self._owner.plan.flakes for planned in flake.checks)
-        return {check.derivation.drv_path: check.derivation for check in checks if isinstance(check, Check)}
+        return {self._owner.subject(check): check for check in checks if isinstance(check, Check)}
 
 
 def _own_limit(check: Check) -> float:

@@ -281,3 +281,17 @@ def test_leaving_the_context_ends_the_program(tmp_path: Path) -> None:
     with Terminal(argv, cwd=tmp_path, env=env, transcript=tmp_path / "log", on_line=print, grace=1):
         wait_until(lambda: len(processes_of(tmp_path)) == 2, 5)
     assert_none_left(tmp_path)
+
+
+@BOTH
+def test_a_program_that_was_told_to_end_has_not_passed(keep: Keep, isolated: bool) -> None:
+    """Whatever it says: a keeper that got a signal never ends with 0."""
+    program = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); time.sleep(9)"
+    )
+    process = keep(program, isolated=isolated)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    process.communicate(timeout=8)
+    assert process.returncode == 128 + signal.SIGTERM

@@ -15,7 +15,7 @@ def test_json_round_trip() -> None:
     derivation = model.Derivation(drv_path="/nix/store/a.drv", outputs={"out": None, "dev": "x"}, features=("kvm",))
     check = model.Check(attr="é", kind=model.Kind.VM, derivation=derivation, driver=derivation, timeout=3)
     verdict = model.Verdict(
-        drv_path="a", out_path=None, outcome=model.Outcome.PASSED, finished_at=1.5, seconds=0.1, by=""
+        drv_path="a", out_path=None, driver=None, outcome=model.Outcome.PASSED, finished_at=1.5, seconds=0.1, by=""
     )
     evidence = model.Evidence(verdict=verdict, record="r")
     planned = (

@@ -45,7 +45,7 @@ def tree(pytester: pytest.Pytester, debian: Path, monkeypatch: pytest.MonkeyPatc
     with short_tmp(monkeypatch):
         yield tree
         assert_none_left(pytester.path)
-        assert list((pytester.path / "cache" / "pytest-nixos" / "sessions").iterdir()) == []
+        assert list((pytester.path / "cache" / "pytest-nixos" / "pytest-nixos-sessions").iterdir()) == []
 
 
 def run(pytester: pytest.Pytester, flake: Path, debian: Path, *args: str) -> pytest.RunResult:

@@ -62,7 +62,9 @@ def _build(nix: Nix, drv_paths: list[str], root: Path, progress: Progress, timeo
 def _results(nix: Nix, batch: Sequence[Derivation], log: BuildLog) -> dict[str, Built | BuildFailed]:
     """Believe the store, not the exit status: with --keep-going one failure hides what went well."""
     known = [path for d in batch for path in d.outputs.values() if path is not None]
-    missing = invalid_paths(nix, known)
+    # A flake may say of any derivation that its output lies elsewhere: only the derivation's own word counts.
+    made = nix.run(nix.store("--query", "--outputs", *(d.drv_path for d in batch if d.out_path)), check=False)
+    missing = invalid_paths(nix, known) | (set(known) - set(made.stdout.decode().split()))
     results: dict[str, Built | BuildFailed] = {}
     for derivation in batch:
         out = derivation.out_path
@@ -91,7 +93,7 @@ def invalid_paths(nix: Nix, paths: Iterable[str]) -> set[str]:
         return set()
     done = nix.run(nix.store("--check-validity", "--print-invalid", *wanted), check=False)
     answer = set(done.stdout.decode().split())
-    return answer if done.status == 0 or answer else set(wanted)
+    return answer if done.status == 0 else set(wanted)
 
 
 def _explain(nix: Nix, drv_path: str, log: BuildLog) -> str:

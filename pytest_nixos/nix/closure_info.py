@@ -23,7 +23,7 @@ def closure(target: Target, system: str, roots: Sequence[str]) -> Closure:
             drv_path = json.loads(target.nix.run((*argv, "--impure", "--json", "--apply", function)).stdout)
             built = target.nix.run(target.nix.store("--realise", drv_path)).stdout.decode().strip()
             return _read(Path(built))
-        except (CommandFailed, OSError, ValueError):
+        except (CommandFailed, OSError, ValueError, TypeError):
             continue  # the graph below says the same
     return store.closure(target.nix, roots)
 

@@ -21,6 +21,7 @@ let
     drv_path = plain drv.drvPath;
     outputs = builtins.listToAttrs (map (name: { inherit name; value = outPath drv.${name}; }) (drv.outputs or [ "out" ]));
     features = asList (drv.requiredSystemFeatures or [ ]);
+    fixed = (drv.drvAttrs or drv) ? outputHash;
   };
 
   # Older test frameworks hand on the whole evaluation of a node, newer ones its configuration.

@@ -49,12 +49,24 @@ class Target:
         folder = metadata.get("locked", {}).get("dir", metadata.get("resolved", {}).get("dir", ""))
         return Path(str(metadata["path"]), folder, "flake.nix")
 
+    def refuse_shadowed(self) -> None:
+        """Refuse an attribute path that Nix would look up below packages first, and so find another set.
+
+        Raises EvaluationError. The default, `checks.<system>`, has no such twin in any flake seen.
+        """
+        for prefix in () if self.attr.startswith("checks.") else ("packages", "legacyPackages"):
+            twin = f"{prefix}.{self.nix.system}.{self.attr}"
+            argv = self.nix.flake("eval", "--json", *self.flags, f"{self.ref.url}#{twin}", "--apply", "set: true")
+            if self.nix.run(argv, check=False).status == 0:
+                raise EvaluationError(f"{self.attr!r} may mean `{twin}`, too", f"rename one, or write {twin}")
+
 
 def checks(target: Target, progress: Progress = lambda done, total: None) -> tuple[Check | EvalFailed, ...]:
     """Every check of the target, in the order of their names; progress is called with (done, total).
 
     Raises EvaluationError when the flake as a whole does not evaluate, or has no checks for the system.
     """
+    target.refuse_shadowed()
     try:
         names: list[str] = target.eval("builtins.attrNames")
     except CommandFailed as error:
@@ -106,7 +118,12 @@ def parse_check(answer: dict[str, Any]) -> Check | EvalFailed:
 
 
 def _derivation(answer: dict[str, Any]) -> Derivation:
-    return Derivation(drv_path=answer["drv_path"], outputs=answer["outputs"], features=tuple(answer["features"]))
+    return Derivation(
+        drv_path=answer["drv_path"],
+        outputs=answer["outputs"],
+        features=tuple(answer["features"]),
+        fixed=answer["fixed"],
+    )
 
 
 def nix_message(stderr: str) -> str:

@@ -17,6 +17,7 @@ def encode(verdict: Verdict) -> bytes:
         "v": VERSION,
         "drv": verdict.drv_path,
         "out": verdict.out_path,
+        "driver": verdict.driver,
         "outcome": verdict.outcome.value,
         "finished_at": verdict.finished_at,
         "seconds": verdict.seconds,
@@ -39,17 +40,20 @@ def parse(data: bytes) -> Verdict | None:
 
 
 def _verdict(entry: dict[str, Any]) -> Verdict | None:
-    drv, out, by = entry.get("drv"), entry.get("out"), entry.get("by")
+    drv, out, driver, by = entry.get("drv"), entry.get("out"), entry.get("driver"), entry.get("by")
     finished_at, seconds = _number(entry.get("finished_at")), _number(entry.get("seconds"))
     if not isinstance(drv, str) or not _is_store_path(drv) or not drv.endswith(_STORE_SUFFIX):
         return None
-    if not isinstance(by, str) or not (out is None or _is_store_path(out)):
+    if "driver" not in entry or not all(path is None or _is_store_path(path) for path in (out, driver)):
+        return None
+    if not isinstance(by, str) or not by.isprintable():  # it is shown to people
         return None
     if finished_at is None or seconds is None or entry.get("outcome") not in list(Outcome):
         return None
     return Verdict(
         drv_path=drv,
         out_path=out,
+        driver=driver,
         outcome=Outcome(entry["outcome"]),
         finished_at=finished_at,
         seconds=seconds,

@@ -24,6 +24,7 @@ from pytest_nixos import proc
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 _CLONE_NEWIPC, _CLONE_NEWNET = 0x08000000, 0x40000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+_ST_RELATIME, _MS_RELATIME = 4096, 1 << 21  # statvfs(3) and mount(2) write this one differently
 _PR_SET_CHILD_SUBREAPER = 36
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 GRACE_SECONDS = 10.0
@@ -107,9 +108,14 @@ def _mounts(store: str | None, store_dir: str) -> None:
     if store is not None:
         inside = f"{store}{store_dir}".encode()
         _call("mount", inside, store_dir.encode(), None, _MS_BIND, None)
-        # A user namespace may not drop the flags of the file system below; then the store is ours to write.
-        with contextlib.suppress(OSError):
-            _call("mount", None, store_dir.encode(), None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY, None)
+        _call("mount", None, store_dir.encode(), None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _locked(inside), None)
+
+
+def _locked(path: bytes) -> int:
+    """The mount flags of the file system below, which a user namespace must keep when it mounts again."""
+    flags = os.statvfs(path).f_flag
+    relatime = _MS_RELATIME if flags & _ST_RELATIME else 0
+    return (flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)) | relatime
 
 
 def _loopback_up() -> None:
@@ -149,7 +155,10 @@ def _program_environment() -> dict[str, str]:
 def _keep(child: int, *, kill_rest: bool) -> int:
     """Hand signals on to `child`, reap, and return the child's status; after the grace time it is killed."""
 
+    told: list[int] = []
+
     def hand_on(number: int, frame: object) -> None:
+        told.append(number)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
@@ -165,7 +174,8 @@ def _keep(child: int, *, kill_rest: bool) -> int:
     status = _reap_until(child)
     if kill_rest:
         _kill_descendants()
-    return status
+    # A program that was told to end has not finished what it was for, whatever it says.
+    return 128 + told[0] if told and status == 0 else status
 
 
 def _reap_until(child: int) -> int:

@@ -24,7 +24,12 @@ def test_the_cause_comes_first(stderr: str, first: str, also: str) -> None:
 
 
 def test_parse_check() -> None:
-    derivation = {"drv_path": "/nix/store/a.drv", "outputs": {"out": "/nix/store/a"}, "features": ["kvm"]}
+    derivation = {
+        "drv_path": "/nix/store/a.drv",
+        "outputs": {"out": "/nix/store/a"},
+        "features": ["kvm"],
+        "fixed": False,
+    }
     node = {"name": "web", "memory_mib": 512, "cores": 2}
     answer = {"attr": "web", "derivation": derivation, "driver": derivation, "nodes": [node], "timeout": 60}
     made = Derivation(drv_path="/nix/store/a.drv", outputs={"out": "/nix/store/a"}, features=("kvm",))

@@ -51,7 +51,7 @@ def records(pytester: pytest.Pytester) -> list[Path]:
 
 
 def leftovers(pytester: pytest.Pytester) -> list[Path]:
-    return list((pytester.path / "cache" / "pytest-nixos" / "sessions").iterdir())
+    return list((pytester.path / "cache" / "pytest-nixos" / "pytest-nixos-sessions").iterdir())
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n2",), marks=pytest.mark.xdist)])
@@ -246,6 +246,90 @@ def test_a_failure_that_a_hook_calls_passed_makes_no_record(pytester: pytest.Pyt
     assert records(pytester) == []
 
 
+def test_a_record_is_of_the_driver_that_ran(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    """One derivation, two drivers; and a check that passes by its driver and fails to build."""
+    small_flake.write(
+        'a = vm "a" "true"; b = vm "a" "true" // { driver = driver "b" "exit 1"; };'
+        'c = sh "vm-test-run-c" "exit 1" // { driver = driver "c" "true"; };'
+    )
+    assert outcomes(run(pytester)) == {"failed": 1, "passed": 2}
+    assert outcomes(run(pytester)) == {"failed": 1, "verified": 2}
+    assert outcomes(run(pytester, "--nixos-mode", "build", "flake/flake.nix::c")) == {"failed": 1}
+
+
+def test_a_newer_failure_takes_the_proof_away(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = vm "a" "true";')
+    assert outcomes(run(pytester)) == {"passed": 1}
+    assert outcomes(run(pytester, "--nixos-rerun-verified", "--nixos-timeout", "0")) == {"failed": 1}
+    assert outcomes(run(pytester)) == {"passed": 1}
+    assert outcomes(run(pytester)) == {"verified": 1}
+
+
+def test_a_second_try_is_no_record(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "true";')
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_call(item):
+            item.runtest()
+        """
+    )
+    assert outcomes(run(pytester)) == {"passed": 1}
+    assert len(records(pytester)) == 1  # of the first of the two runs
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_call(item):
+            runtest = item.runtest
+            item.role.run, run = lambda check: 1 / 0, item.role.run
+            with pytest.raises(ZeroDivisionError):
+                runtest()
+            item.role.run = run
+        """
+    )
+    assert outcomes(run(pytester, "--nixos-records", "other")) == {"passed": 1}
+    assert not (pytester.path / "other").exists()
+
+
+def test_without_namespaces_nothing_is_recorded(
+    pytester: pytest.Pytester, small_flake: SmallFlake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver could have used the host's network; a plain build could not."""
+    monkeypatch.setattr("pytest_nixos.vm.isolate.isolation_works", lambda: False)
+    small_flake.write('a = vm "a" "true"; b = plain "b" "true";')
+    result = run(pytester)
+    result.stdout.fnmatch_lines(["*the kernel refuses namespaces: nothing is recorded*"])
+    assert outcomes(result) == {"passed": 2}
+    assert outcomes(run(pytester)) == {"passed": 1, "verified": 1}
+
+
+def test_a_users_folder_keeps_what_is_the_users(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "true";')
+    (pytester.path / "flake.lock").touch()
+    (pytester.path / "0123abcd.lock").touch()
+    (pytester.path / "0123abcd").mkdir()
+    assert outcomes(run(pytester, "--nixos-dir=.")) == {"passed": 1}
+    left = {path.name for path in pytester.path.iterdir()}
+    assert {"flake", "flake.lock", "0123abcd", "0123abcd.lock"} <= left
+
+
+def test_an_attribute_that_packages_shadow_is_refused(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    """`nix eval flake#tests` would find `packages.<system>.tests` first."""
+    small_flake.write('a = plain "a" "true"; }; packages.x86_64-linux.tests = { }; tests = { b = plain "b" "true";')
+    result = run(pytester, "--nixos-attr", "tests")
+    result.stdout.fnmatch_lines(["*'tests' may mean `packages.x86_64-linux.tests`, too*"])
+    assert outcomes(result) == {"error": 1}
+
+
+def test_an_output_that_is_not_the_derivations_is_not_believed(
+    pytester: pytest.Pytester, small_flake: SmallFlake
+) -> None:
+    small_flake.write('a = plain "a" "true"; b = plain "b" "exit 1" // { out = plain "a" "true"; };')
+    assert outcomes(run(pytester)) == {"failed": 1, "passed": 1}
+
+
 def test_a_timeout_ends_the_driver_and_shows_its_last_lines(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
     small_flake.write('a = vm "a" "echo booting; busybox sleep 600"; b = vm "b" "true";')
     started = time.monotonic()
@@ -305,7 +389,7 @@ def test_mistakes_are_one_sentence(pytester: pytest.Pytester, nix: object, worke
     assert "there is no flake.nix in" in result.stderr.str() + result.stdout.str()
     result = pytester.runpytest("--nixos-flake", ".", "--nixos-dir=/dev/full/x", *workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: /dev/full/x can't be written: Not a directory"])
+    result.stderr.fnmatch_lines(["ERROR: /dev/full/x/* can't be written: Not a directory"])
     result = pytester.runpytest("--nixos-flake", ".", "--nixos-timeout", "soon", *workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: 'soon' is not a duration*"])

@@ -92,7 +92,7 @@ def test_a_killed_worker_is_a_failed_item(pytester: pytest.Pytester, start: Star
     assert outcomes(text) == {"a": "PASSED", "b": "FAILED"}
     assert "crashed while running 'flake/flake.nix::b'" in text
     assert_none_left(pytester.path)
-    assert (passes(pytester), cache(pytester, "sessions")) == (1, [])
+    assert (passes(pytester), cache(pytester, "pytest-nixos-sessions")) == (1, [])
 
     again = end(start("--nixos-timeout", "1s"), 60)
     assert outcomes(again) == {"a": "VERIFIED", "b": "FAILED"}
@@ -112,7 +112,7 @@ def test_an_interrupted_session_keeps_what_had_passed(
     assert "KeyboardInterrupt" in text
     assert "INTERNALERROR" not in text
     assert_none_left(pytester.path)
-    assert (passes(pytester), cache(pytester, "sessions")) == (1, [])
+    assert (passes(pytester), cache(pytester, "pytest-nixos-sessions")) == (1, [])
 
 
 @WORKERS
@@ -125,12 +125,12 @@ def test_a_killed_session_leaves_only_a_folder_for_the_next_to_remove(
     wait_until(lambda: sleepers(pytester) == [], 20)
     assert_none_left(pytester.path, 20)
     assert passes(pytester) == 1
-    [folder] = [name for name in cache(pytester, "sessions") if not name.endswith(".lock")]
+    [folder] = [name for name in cache(pytester, "pytest-nixos-sessions") if not name.endswith(".lock")]
 
     again = end(start("flake/flake.nix::a"), 60)
     assert outcomes(again) == {"a": "VERIFIED"}
-    assert folder not in cache(pytester, "sessions")
-    assert cache(pytester, "sessions") == []
+    assert folder not in cache(pytester, "pytest-nixos-sessions")
+    assert cache(pytester, "pytest-nixos-sessions") == []
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import dataclasses
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def verdict(letter: str = "a", **changes: object) -> Verdict:
     made = Verdict(
         drv_path=drv.drv_path,
         out_path=drv.out_path,
+        driver=None,
         outcome=Outcome.PASSED,
         finished_at=time.time(),
         seconds=1.0,
@@ -56,6 +58,16 @@ def test_a_damaged_record_is_a_warning(tmp_path: Path, damage: bytes) -> None:
     found = store.lookup([derivation("a")])
     assert found.verdicts == ()
     assert "damaged" in found.warnings[0]
+
+
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / file_name(verdict("a")))
+    assert "damaged" in DirectoryStore(tmp_path).lookup([derivation("a")]).warnings[0]
+
+
+def test_others_may_read_a_shared_folder(tmp_path: Path) -> None:
+    DirectoryStore(tmp_path).record(verdict("a"))
+    assert (tmp_path / file_name(verdict("a"))).stat().st_mode & 0o777 == 0o644
 
 
 def test_a_failure_renamed_to_a_proof_is_refused(tmp_path: Path) -> None:

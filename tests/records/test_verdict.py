@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ HASH = "0c3wy2vz9sqnf9rgf3ynx0cs0cb4rp1n"
 GOOD = Verdict(
     drv_path=f"/nix/store/{HASH}-vm-test-run-web.drv",
     out_path=f"/nix/store/{HASH}-vm-test-run-web",
+    driver=f"/nix/store/{HASH}-nixos-test-driver-web",
     outcome=Outcome.PASSED,
     finished_at=1_700_000_000.5,
     seconds=12.25,
@@ -25,7 +27,7 @@ def altered(**changes: object) -> bytes:
 @pytest.mark.parametrize("outcome", Outcome)
 @pytest.mark.parametrize("out_path", [GOOD.out_path, None])
 def test_round_trip(outcome: Outcome, out_path: str | None) -> None:
-    verdict = Verdict(drv_path=GOOD.drv_path, out_path=out_path, outcome=outcome, finished_at=0, seconds=0, by="")
+    verdict = dataclasses.replace(GOOD, out_path=out_path, driver=None, outcome=outcome, finished_at=0, by="")
     assert parse(encode(verdict)) == verdict
     assert parse(encode(GOOD)) == GOOD
 
@@ -61,6 +63,10 @@ BAD = {
     "derivation of two lines": altered(drv=GOOD.drv_path.replace("web", "w\nb")),
     "output as number": altered(out=1),
     "output as text": altered(out="web"),
+    "no driver": altered(driver="gone"),
+    "driver as text": altered(driver="web"),
+    "author with an escape": altered(by="\x1b[2J"),
+    "author of two lines": altered(by="a\n::error::b"),
     "time as text": altered(finished_at="1700000000"),
     "time as truth": altered(finished_at=True),
     "negative time": altered(finished_at=-1),

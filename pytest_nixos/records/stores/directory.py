@@ -1,6 +1,6 @@
 """Records in a local directory: one file per record, named by what it proves, written whole or not at all.
 
-A file is `<hash of the derivation path>.<hash of the output path>.<outcome>.json`: one listing of the folder
+A file is `<derivation>.<output>.<driver>.<outcome>.json`, each the hash of a store path: one listing of the folder
 tells what is recorded, and only files that matter are opened. Many sessions may share a directory: a file is
 written beside its place and renamed, so a reader sees the old record, the new one, or none.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pytest_nixos.model import Derivation, Verdict
 from pytest_nixos.records import verdict as record_format
-from pytest_nixos.records.policy import same_derivation
+from pytest_nixos.records.policy import speaks_of
 from pytest_nixos.records.stores.base import Found
 
-_NO_OUTPUT = "-"
+_NO_PATH = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class DirectoryStore:
         warnings: list[str] = []
         for name in _matching(names, derivations):
             verdict = self._read(name)
-            if verdict is None or not any(same_derivation(verdict, d) for d in derivations):
+            if verdict is None or not any(speaks_of(verdict, d) for d in derivations):
                 warnings.append(f"record {name} in {self.name} is damaged and was ignored")
             else:
                 verdicts.append(verdict)
@@ -52,8 +52,8 @@ class DirectoryStore:
 
     def _read(self, name: str) -> Verdict | None:
         try:
-            with (self.folder / name).open("rb") as file:
-                verdict = record_format.parse(file.read(record_format.MAX_BYTES + 1))
+            with open(self.folder / name, "rb", opener=_open_at_once) as file:
+                verdict = record_format.parse(file.read(record_format.MAX_BYTES + 1) or b"")
         except OSError:
             return None
         return verdict if verdict is not None and file_name(verdict) == name else None
@@ -71,6 +71,7 @@ class DirectoryStore:
         handle, scratch = tempfile.mkstemp(prefix=".new-", dir=self.folder)
         try:
             with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, 0o644)  # others may read a shared folder
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -83,8 +84,13 @@ class DirectoryStore:
 
 def file_name(verdict: Verdict) -> str:
     """The name of a verdict's record. A failure never takes the place of a proof."""
-    out = _hash(verdict.out_path) if verdict.out_path else _NO_OUTPUT
-    return f"{_hash(verdict.drv_path)}.{out}.{verdict.outcome.value}.json"
+    hashes = (_hash(path) if path else _NO_PATH for path in (verdict.drv_path, verdict.out_path, verdict.driver))
+    return f"{'.'.join(hashes)}.{verdict.outcome.value}.json"
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: what looks like a record may be a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _hash(store_path: str) -> str:
@@ -96,5 +102,5 @@ def _matching(names: list[str], derivations: list[Derivation]) -> Iterator[str]:
     outs = {_hash(d.out_path) for d in derivations if d.out_path}
     for name in names:
         parts = name.split(".")
-        if len(parts) == 4 and parts[3] == "json" and (parts[0] in drvs or parts[1] in outs):
+        if len(parts) == 5 and parts[4] == "json" and (parts[0] in drvs or parts[1] in outs):
             yield name
