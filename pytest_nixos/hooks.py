@@ -87,8 +87,9 @@ class Owning:
         return None
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what was verified by what, and where the time went."""
-        for line in reporting.summary(terminalreporter.stats.get("verified", []), terminalreporter.verbosity):
+        """Say what was verified by what, where pytest gives reasons for skips; and where the time went."""
+        wanted = terminalreporter.verbosity > 0 or set("saA") & set(terminalreporter.reportchars)
+        for line in reporting.summary(terminalreporter.stats.get("verified", []) if wanted else []):
             terminalreporter.write_line(line)
         self.owner.show_times()
 

@@ -21,7 +21,11 @@ def _flake_line(flake: FlakePlan) -> str:
         return f"{flake.ref}: does not evaluate"
     verified = sum(planned.evidence is not None for planned in flake.checks)
     broken = sum(isinstance(planned.check, EvalFailed) for planned in flake.checks)
-    parts = [f"{count(len(flake.checks), 'check')}", f"{verified} verified", f"{len(flake.checks) - verified} to run"]
+    parts = [
+        f"{count(len(flake.checks), 'check')}",
+        f"{verified} verified",
+        f"{len(flake.checks) - verified - broken} to run",
+    ]
     parts += [f"{broken} not evaluable"] if broken else []
     return f"{flake.ref}: {', '.join(parts)}"
 
@@ -46,9 +50,9 @@ def prebuilt_line(prebuilt: Prebuilt) -> str:
     )
 
 
-def summary(verified: list[pytest.TestReport], verbosity: int) -> Iterator[str]:
-    """The lines that say what was verified by what: each check when asked to be verbose, else nothing."""
-    for report in verified if verbosity > 0 else []:
+def summary(verified: list[pytest.TestReport]) -> Iterator[str]:
+    """The lines that say what was verified by what."""
+    for report in verified:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
         yield f"VERIFIED {report.nodeid} - {reason.removeprefix('Skipped: ')}"
 
@@ -57,9 +61,7 @@ def times(evaluate: float, prebuilt: Prebuilt | None, run: float) -> str:
     """The summary's line of times, in seconds."""
     build = prebuilt.build_seconds if prebuilt else 0.0
     copy = prebuilt.copy_seconds if prebuilt else 0.0
-    return (
-        f"evaluate {duration(evaluate)}, build {duration(build)}, copy {duration(copy)}, boot and test {duration(run)}"
-    )
+    return f"evaluate {duration(evaluate)}, build {duration(build)}, copy {duration(copy)}, boot and test {duration(run)} in all"
 
 
 def duration(seconds: float) -> str:

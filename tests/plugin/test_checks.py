@@ -65,6 +65,7 @@ def test_every_kind_of_check_has_its_own_result(
     assert found == RESULTS
     result.stdout.fnmatch_lines_random(
         [
+            "nixos: flake: 9 checks, 0 verified, 6 to run, 3 not evaluable",
             "*the check does not evaluate: error: this host is not ready*",
             "*the check does not evaluate: error: attribute 'foo' missing*",
             "*the check does not evaluate: the attribute is not a derivation, but a int*",
@@ -87,6 +88,8 @@ def test_the_second_run_skips_and_says_why(pytester: pytest.Pytester, small_flak
     small_flake.write('a = vm "a" "true"; b = plain "b" "true";')
     first = run(pytester)
     assert outcomes(first) == {"passed": 2}
+    assert "VERIFIED" not in run(pytester).stdout.str()
+    run(pytester, "-rs").stdout.fnmatch_lines(["VERIFIED flake/flake.nix::a - verified by *"])
     second = run(pytester, "-v")
     assert outcomes(second) == {"verified": 2}
     second.stdout.fnmatch_lines(
