@@ -58,10 +58,11 @@ def summary(verified: list[pytest.TestReport]) -> Iterator[str]:
 
 
 def times(evaluate: float, prebuilt: Prebuilt | None, run: float) -> str:
-    """The summary's line of times, in seconds."""
+    """The summary's line of times, in seconds; run is the sum over all workers."""
     build = prebuilt.build_seconds if prebuilt else 0.0
     copy = prebuilt.copy_seconds if prebuilt else 0.0
-    return f"evaluate {duration(evaluate)}, build {duration(build)}, copy {duration(copy)}, boot and test {duration(run)} in all"
+    parts = {"evaluate": evaluate, "build": build, "copy": copy, "boot and test": run}
+    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items()) + " in all"
 
 
 def duration(seconds: float) -> str:
