@@ -183,9 +183,9 @@ class Prebuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """One run of a check: its outcome, duration in seconds, transcript and artifacts, why it failed ("" if not).
+    """One run of a check: outcome, duration in seconds, transcript and artifacts, why it failed ("" if it did not).
 
-    isolated is False when a run could reach the network by the user's wish: such a run is never recorded.
+    sections: (title, text) pairs for the report, such as the console's last lines.
     """
 
     outcome: Outcome

@@ -221,7 +221,8 @@ class Recorder:
         properties = dict(report.user_properties)
         if SECONDS not in properties:
             return
-        self.seconds += float(str(properties[SECONDS]))
+        seconds = float(str(properties[SECONDS]))
+        self.seconds += seconds
         told = properties.get(PROOF if outcome is Outcome.PASSED else RAN)
         check = self._checks.get(str(told))
         if check is None:
@@ -232,7 +233,7 @@ class Recorder:
             driver=check.driven_by(self._owner.options.mode),
             outcome=outcome,
             finished_at=time.time(),
-            seconds=float(str(properties[SECONDS])),
+            seconds=seconds,
             by=_whoami(),
         )
         for store in self._owner.stores:

@@ -10,6 +10,7 @@ import pytest
 
 import pytest_nixos.hooks  # noqa: F401 - sessions in process forget what they import, and half of it would stay
 from pytest_nixos.nix.command import Nix, find_nix
+from pytest_nixos.options import cache_home
 
 ROOT = Path(__file__).parent.parent
 FLAKE = (Path(__file__).parent / "flakes" / "small.nix").read_text()
@@ -32,11 +33,15 @@ def nix() -> Nix:
     return find_nix()
 
 
+def example_parts() -> Path:
+    """The folder that example_flake/setup writes: the example's input `debian`."""
+    return cache_home() / "example" / "debian"
+
+
 @pytest.fixture(scope="session")
 def busybox() -> Path:
     """A static busybox: the builder of the small flakes, since a sandbox has no shell."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    parts = cache / "pytest-nixos" / "example" / "debian" / "parts.json"
+    parts = example_parts() / "parts.json"
     if parts.is_file():
         return Path(json.loads(parts.read_text())["debian-busybox"]["path"]) / "bin" / "busybox"
     return Path(need("busybox"))

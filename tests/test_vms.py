@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nixos.nix.command import Nix
-from tests.conftest import ROOT, need
+from tests.conftest import ROOT, example_parts, need
 from tests.leftovers import assert_none_left, short_tmp
 
 pytestmark = [pytest.mark.vm, pytest.mark.nix, pytest.mark.xdist]
@@ -20,8 +20,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.nix, pytest.mark.xdist]
 @pytest.fixture(scope="module")
 def debian(nix: Nix) -> Path:
     """The folder that example_flake/setup has written; needed before a test gets a home of its own."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "pytest-nixos" / "example" / "debian"
+    folder = example_parts()
     if not (folder / "parts.json").is_file():
         if os.environ.get("CI"):
             pytest.fail("example_flake/setup has not run, and CI must not skip what needs it")

@@ -77,7 +77,7 @@ def checks(target: Target, progress: Progress = lambda done, total: None) -> tup
     for part in _describe(target, names):
         found.extend(part)
         progress(len(found), len(names))
-    return tuple(sorted(found, key=lambda check: names.index(check.attr)))
+    return tuple(found)
 
 
 def _describe(target: Target, names: list[str]) -> Iterator[list[Check | EvalFailed]]:

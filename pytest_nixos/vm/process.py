@@ -1,7 +1,6 @@
 """Programs that must not outlive the driver: QEMU and vde_switch."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,12 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pytest_nixos.errors import ToolMissing
+from pytest_nixos.proc import die_with_parent
 from pytest_nixos.vm.deadline import Deadline
 
 SOFT_STOP_SECONDS = 5.0
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 # The kernel sends the parent-death signal when the *thread* that forked ends: one that stays forks all.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
@@ -95,7 +93,7 @@ def _die_with(parent: int) -> Callable[[], None]:
     """What runs between fork and exec: be killed when the parent dies, and at once if it is dead already."""
 
     def arrange() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
 

@@ -1,6 +1,5 @@
 """The flake's closureInfo and the store's own graph say the same of the same roots."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,13 @@ from pytest_nixos.nix import closure_info, store
 from pytest_nixos.nix.attrs import resolve
 from pytest_nixos.nix.command import Nix
 from pytest_nixos.nix.evaluate import Target
-from tests.conftest import ROOT
+from tests.conftest import ROOT, example_parts
 
 pytestmark = pytest.mark.nix
 
 
 def target(nix: Nix, folder: Path) -> Target:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    overrides = (("debian", f"path:{cache}/pytest-nixos/example/debian"),)
+    overrides = (("debian", f"path:{example_parts()}"),)
     return Target(nix=nix, ref=resolve(str(folder), folder), attr="checks.x86_64-linux", overrides=overrides)
 
 
