@@ -50,7 +50,8 @@ class Check:
     """A flake check that evaluates.
 
     attr is the attribute's name below `checks.<system>`; driver is the test driver's derivation of a VM
-    check; timeout is the check's own limit in seconds (meta.timeout or globalTimeout), None when it has none.
+    check; timeout is the check's own limit in seconds (meta.timeout or globalTimeout), None when it has none;
+    recorded is false for a check that opts out of records (`pytestNixos.record = false`): it runs every time.
     """
 
     attr: str
@@ -59,6 +60,7 @@ class Check:
     driver: Derivation | None = None
     nodes: tuple[Node, ...] = ()
     timeout: int | None = None
+    recorded: bool = True
 
     def driven_by(self, mode: str) -> str | None:
         """What runs the check: its driver (output path, else derivation path), or None where it is built.

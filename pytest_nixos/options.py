@@ -25,6 +25,9 @@ class Options:
     system: str | None
     attr: str
     overrides: tuple[tuple[str, str], ...]
+    impure: bool
+    eval_workers: int | None
+    eval_cache: bool
     rerun_verified: bool
     max_age: float | None
     timeout: float | None
@@ -58,6 +61,9 @@ class Options:
             system=given.nixos_system or config.getini("nixos_system") or None,
             attr=given.nixos_attr or config.getini("nixos_attr"),
             overrides=(*map(_override, config.getini("nixos_override_input")), *map(tuple, given.nixos_override_input)),
+            impure=given.nixos_impure,
+            eval_workers=given.nixos_eval_workers,
+            eval_cache=not given.nixos_no_eval_cache,
             rerun_verified=given.nixos_rerun_verified,
             max_age=seconds(age) if age else None,
             timeout=seconds(timeout) if timeout else None,
@@ -82,6 +88,13 @@ def seconds(text: str) -> float:
     if match is None:
         raise PytestNixosError(f"{text!r} is not a duration", "write for instance 90s, 15m, 12h, 7d or 2w")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _override(line: str) -> tuple[str, str]:
@@ -116,6 +129,14 @@ def add_options(parser: pytest.Parser) -> None:
         metavar=("INPUT", "REF"),
         help="override an input of the flakes, as in Nix (repeatable)",
     )
+    add("--nixos-impure", action="store_true", help="evaluate with --impure, as in Nix; such evaluations are not kept")
+    add(
+        "--nixos-eval-workers",
+        type=_positive,
+        metavar="N",
+        help="evaluate in at most N processes (default: as many as cores and free memory allow)",
+    )
+    add("--nixos-no-eval-cache", action="store_true", help="evaluate even what has not changed, and keep no evaluation")
     add("--nixos-rerun-verified", action="store_true", help="run checks that are recorded as verified, too")
     add("--nixos-max-age", metavar="DURATION", help="records older than this prove nothing (e.g. 7d, 12h)")
     add(

@@ -1,14 +1,17 @@
 """The session's plan: which checks the flakes have, and what is recorded of each. Made once per session."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nixos.errors import CommandFailed, PytestNixosError
 from pytest_nixos.model import Check, EvalFailed, FlakePlan, Plan, PlannedCheck, Verdict
-from pytest_nixos.nix import attrs, evaluate
+from pytest_nixos.nix import attrs
+from pytest_nixos.nix.checks import Evaluator
 from pytest_nixos.nix.command import Nix
+from pytest_nixos.nix.message import nix_message
+from pytest_nixos.nix.target import Target
 from pytest_nixos.records import policy
 from pytest_nixos.records.stores.base import RecordStore
 
@@ -17,13 +20,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to plan: flake references seen from folder `base`, and what proves a check (ages in seconds)."""
+    """What to plan: flake references seen from folder `base`, how to evaluate, what proves a check (ages: seconds)."""
 
     flakes: tuple[str, ...]
     base: Path
     system: str | None
     attr: str
     overrides: tuple[tuple[str, str], ...]
+    impure: bool
+    evaluator: Evaluator
     max_age: float | None
     mode: str
     stores: tuple[RecordStore, ...]
@@ -42,7 +47,7 @@ def make(nix: Nix, request: Request, progress: Progress) -> Plan:
         nix_version=nix.version,
         flakes=tuple(judged),
         evaluate_seconds=seconds,
-        warnings=tuple(warnings),
+        warnings=(*(request.evaluator.cache.warnings if request.evaluator.cache else ()), *warnings),
     )
 
 
@@ -56,20 +61,38 @@ def _evaluate(nix: Nix, request: Request, ref: str, system: str, progress: Progr
     try:
         progress(f"evaluating {ref}")
         path = path or target.source()
-        checks = evaluate.checks(target, lambda done, total: progress(f"evaluating {ref}: {done}/{total} checks"))
+        checks = request.evaluator.checks(
+            target, lambda done, total: progress(f"evaluating {ref}: {done}/{total} checks")
+        )
     except CommandFailed as error:
-        return _flake(ref, resolved, path, error=f"the flake {ref} can't be read: {evaluate.nix_message(error.output)}")
+        return _flake(ref, resolved, path, error=f"the flake {ref} can't be read: {nix_message(error.output)}")
     except PytestNixosError as error:
         return _flake(ref, resolved, path, error=str(error))
     return _flake(ref, resolved, path, checks=checks)
 
 
-def _target(nix: Nix, request: Request, resolved: attrs.FlakeRef, system: str) -> evaluate.Target:
+def restore(nix: Nix, request: Request, plan: Plan, selected: Collection[Check]) -> list[str]:
+    """Make the derivations of what is to run again, where they are known from a cache but no longer in the store.
+
+    Returns a warning for each check that has become something else: it will fail, for want of its derivation.
+    Raises PytestNixosError when a flake does not evaluate any more.
+    """
+    changed = []
+    for flake in plan.flakes:
+        checks = [planned.check for planned in flake.checks]
+        wanted = [check for check in checks if isinstance(check, Check) and check in selected]
+        if wanted:
+            target = target_of(nix, request, flake, plan.system)
+            changed += request.evaluator.restore(target, checks, wanted)
+    return [f"{name} evaluates to another derivation than a moment ago: run again" for name in changed]
+
+
+def _target(nix: Nix, request: Request, resolved: attrs.FlakeRef, system: str) -> Target:
     attr = request.attr.replace("{system}", system)
-    return evaluate.Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides)
+    return Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides, impure=request.impure)
 
 
-def target_of(nix: Nix, request: Request, flake: FlakePlan, system: str) -> evaluate.Target:
+def target_of(nix: Nix, request: Request, flake: FlakePlan, system: str) -> Target:
     """What a flake of the plan was evaluated from."""
     return _target(nix, request, attrs.resolve(flake.ref, request.base), system)
 
@@ -106,7 +129,7 @@ def _with_evidence(flake: FlakePlan, found: list[tuple[str, Verdict]], request: 
             by_path.setdefault(path, []).append((name, verdict))
 
     def planned(check: Check | EvalFailed) -> PlannedCheck:
-        if isinstance(check, EvalFailed):
+        if isinstance(check, EvalFailed) or not check.recorded:
             return PlannedCheck(check=check)
         derivation, driver = check.derivation, check.driven_by(request.mode)
         near = by_path.get(derivation.drv_path, []) + by_path.get(derivation.out_path or "", [])

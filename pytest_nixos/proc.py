@@ -1,5 +1,6 @@
 """The one door to subprocesses: run a program to its end, with a deadline, its output and no leftovers."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -7,9 +8,10 @@ import subprocess
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from pytest_nixos.errors import CommandFailed, CommandTimedOut, ToolMissing
 
@@ -51,7 +53,7 @@ def run(
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as sink:
         source.write(stdin)
         source.seek(0)
-        process = _start(argv, env, cwd, source.fileno(), sink.fileno())
+        process = _start(argv, env, cwd, source.fileno(), sink.fileno(), subprocess.PIPE, die_with_parent)
         timed_out = threading.Event()
         timer = _deadline(process, timeout, timed_out)
         try:
@@ -69,13 +71,76 @@ def run(
     return done
 
 
+class Stream:
+    """A program that runs while its output is read: `with Stream(argv) as program: for line in program.lines()`.
+
+    What is read is stderr, or stdout with `stdout=True`; `other` has the other stream. Leaving the block ends the
+    program, softly, then hard.
+    Raises ToolMissing when the program is not there.
+    """
+
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdout: bool = False) -> None:
+        self._other = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        streams = (subprocess.PIPE, self._other.fileno()) if stdout else (self._other.fileno(), subprocess.PIPE)
+        self._process = _start(argv, env, None, subprocess.DEVNULL, *streams, _first_to_go)
+        self._read = self._process.stdout if stdout else self._process.stderr
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._other.close()
+        if self._read is not None:
+            self._read.close()
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines of the stream that is read, as they come, to its end."""
+        assert self._read is not None
+        yield from self._read
+
+    def end(self) -> None:
+        """End the program, if it still runs; may be called from another thread."""
+        _end(self._process)
+
+    def wait(self) -> int:
+        """The exit status, negative for the signal that ended it."""
+        return self._process.wait()
+
+    def other(self) -> str:
+        """The tail of the stream that is not read, up to 64 KiB."""
+        size = self._other.seek(0, os.SEEK_END)
+        self._other.seek(max(0, size - (64 << 10)))
+        return self._other.read().decode(errors="replace")
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the program holds of the machine's memory at this moment; 0 when it has ended."""
+        try:
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        except OSError:
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _first_to_go() -> None:
+    """Where memory runs out, the kernel shall end this program rather than pytest or the user's desktop."""
+    die_with_parent()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("900")
+
+
 def _start(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int, stdout: int
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    prepare: Callable[[], None],
 ) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(
-            argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env, cwd=cwd, preexec_fn=die_with_parent
-        )
+        return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, preexec_fn=prepare)
     except FileNotFoundError:
         raise ToolMissing(f"`{argv[0]}` was not found on PATH", f"install {argv[0]} and try again") from None
     except OSError as error:

@@ -21,6 +21,8 @@ from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.execution import Surroundings, remove_session, run_check
 from pytest_nixos.model import Check, Closure, Outcome, Plan, Prebuilt, RunResult, Verdict
 from pytest_nixos.nix import closure_info
+from pytest_nixos.nix.cache import Cache
+from pytest_nixos.nix.checks import Evaluator
 from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.nix.store import remove_tree
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
@@ -47,9 +49,14 @@ class Session:
         self.stores: tuple[RecordStore, ...] = (DirectoryStore(options.records),)
 
     @cached_property
+    def cache(self) -> Cache | None:
+        """What is kept of evaluations; None where the user wants nothing kept."""
+        return Cache(cache_home() / "evaluations") if self.options.eval_cache else None
+
+    @cached_property
     def nix(self) -> Nix:
         """The Nix on PATH; looked for when first needed. Raises ToolMissing."""
-        return find_nix()
+        return find_nix(self.cache)
 
     @cached_property
     def plan(self) -> Plan:
@@ -88,8 +95,9 @@ class Session:
         return f"{check.derivation.drv_path} {check.driven_by(self.options.mode) or ''}"
 
     def is_proof(self, check: Check) -> bool:
-        """Whether a pass of the check proves it: not when the test could have used the host's network."""
-        return not self.options.network and (not self._drives(check) or self.prebuilt.isolated)
+        """Whether a pass of the check proves it: not one that opts out, nor one that could have used the network."""
+        pure = check.recorded and not self.options.network
+        return pure and (not self._drives(check) or self.prebuilt.isolated)
 
     def close(self) -> None:
         """Remove the session's folder, where this process owns it."""
@@ -103,6 +111,8 @@ class Session:
             system=options.system,
             attr=options.attr,
             overrides=options.overrides,
+            impure=options.impure,
+            evaluator=Evaluator(cache=self.cache, workers=options.eval_workers),
             max_age=options.max_age,
             mode=options.mode,
             stores=() if options.rerun_verified else self.stores,
@@ -156,6 +166,9 @@ class Owner(Session):
         if self.ready or not self.selected:
             return
         self.ready = True
+        with contextlib.suppress(PytestNixosError):  # a derivation that is not there fails its check
+            for warning in planning.restore(self.nix, self._request(), self.plan, self.selected):
+                self.progress.line(f"warning: {warning}")
         with contextlib.suppress(PytestNixosError):  # each item that needs it fails with this error
             if self.prebuilt.drivers:
                 self.progress.line(reporting.prebuilt_line(self.prebuilt))
@@ -225,7 +238,7 @@ class Recorder:
         self.seconds += seconds
         told = properties.get(PROOF if outcome is Outcome.PASSED else RAN)
         check = self._checks.get(str(told))
-        if check is None:
+        if check is None or not check.recorded:
             return
         verdict = Verdict(
             drv_path=check.derivation.drv_path,

@@ -12,7 +12,7 @@ from pytest_nixos.errors import CommandFailed
 from pytest_nixos.model import Closure
 from pytest_nixos.nix import store
 from pytest_nixos.nix.attrs import nix_string
-from pytest_nixos.nix.evaluate import Target
+from pytest_nixos.nix.target import Target
 
 
 def closure(target: Target, system: str, roots: Sequence[str]) -> Closure:

@@ -7,7 +7,7 @@ import pytest
 from pytest_nixos.nix import closure_info, store
 from pytest_nixos.nix.attrs import resolve
 from pytest_nixos.nix.command import Nix
-from pytest_nixos.nix.evaluate import Target
+from pytest_nixos.nix.target import Target
 from tests.conftest import ROOT, example_parts
 
 pytestmark = pytest.mark.nix
