@@ -74,14 +74,13 @@ def run(
 class Stream:
     """A program that runs while its output is read: `with Stream(argv) as program: for line in program.lines()`.
 
-    What is read is stderr, or stdout with `stdout=True`; `other` has the other stream. Leaving the block ends the
-    program, softly, then hard.
-    Raises ToolMissing when the program is not there.
+    What is read is stderr, or stdout with `stdout=True`; the other stream is dropped. It is for programs that have
+    nothing to lose: leaving the block kills the program (Nix takes seconds to heed a softer signal), and so does the
+    end of this thread. Raises ToolMissing when the program is not there.
     """
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdout: bool = False) -> None:
-        self._other = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        streams = (subprocess.PIPE, self._other.fileno()) if stdout else (self._other.fileno(), subprocess.PIPE)
+        streams = (subprocess.PIPE, subprocess.DEVNULL) if stdout else (subprocess.DEVNULL, subprocess.PIPE)
         self._process = _start(argv, env, None, subprocess.DEVNULL, *streams, _first_to_go)
         self._read = self._process.stdout if stdout else self._process.stderr
 
@@ -90,7 +89,6 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        self._other.close()
         if self._read is not None:
             self._read.close()
 
@@ -100,18 +98,13 @@ class Stream:
         yield from self._read
 
     def end(self) -> None:
-        """End the program, if it still runs; may be called from another thread."""
-        _end(self._process)
+        """Kill the program, if it still runs; may be called from another thread."""
+        self._process.kill()
+        self._process.wait()
 
     def wait(self) -> int:
         """The exit status, negative for the signal that ended it."""
         return self._process.wait()
-
-    def other(self) -> str:
-        """The tail of the stream that is not read, up to 64 KiB."""
-        size = self._other.seek(0, os.SEEK_END)
-        self._other.seek(max(0, size - (64 << 10)))
-        return self._other.read().decode(errors="replace")
 
     @property
     def memory_bytes(self) -> int:
@@ -125,7 +118,7 @@ class Stream:
 
 def _first_to_go() -> None:
     """Where memory runs out, the kernel shall end this program rather than pytest or the user's desktop."""
-    die_with_parent()
+    die_with_parent(signal.SIGKILL)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("900")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pytest_nixos import host
 from pytest_nixos.errors import CommandFailed, EvaluationError
 from pytest_nixos.model import Check, EvalFailed
-from pytest_nixos.nix import build
+from pytest_nixos.nix import build, eval_jobs
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.describe import parse_check
 from pytest_nixos.nix.evaluate import Evaluated, Limits, Progress, evaluate
@@ -58,7 +58,10 @@ class Evaluator:
         target.refuse_shadowed()
         limits = Limits.of(self.workers, host.cores(), host.free_memory_bytes())
         try:
-            evaluated = evaluate(target, limits, progress, only)
+            if only is None and eval_jobs.is_there():
+                evaluated = eval_jobs.evaluate(target, limits, progress)
+            else:
+                evaluated = evaluate(target, limits, progress, only)
         except CommandFailed as error:
             raise _flake_error(target, error) from None
         if not evaluated.names:

@@ -44,10 +44,15 @@ def source() -> str:
     return resources.files(__package__).joinpath("describe.nix").read_text()
 
 
+def one() -> str:
+    """The Nix function (source text) from a check that is a derivation to its answer."""
+    return f"({source()}).one"
+
+
 def function(mark: str, positions: Sequence[int] | None) -> str:
     """The Nix function (source text) from an attribute set to answers on stderr; None for all positions."""
     ranges = "null" if positions is None else f"[ {' '.join(map(_range, as_ranges(positions)))} ]"
-    return f"({source()}) {{ mark = {nix_string(mark)}; ranges = {ranges}; }}"
+    return f"({source()}).answers {{ mark = {nix_string(mark)}; ranges = {ranges}; }}"
 
 
 def _range(positions: range) -> str:

@@ -42,6 +42,11 @@ class Limits:
         share = free_bytes * 9 // 10 // count
         return cls(workers=count, replace_bytes=max(_SMALLEST_BYTES, min(_WORKER_BYTES, share // 2)), heap_bytes=share)
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment in which an evaluator's garbage collector gives up before the machine does."""
+        return {**os.environ, "GC_MAXIMUM_HEAP_SIZE": str(self.heap_bytes)}
+
     def alone(self) -> "Limits":
         """For one evaluator that has the memory of all."""
         return Limits(workers=1, replace_bytes=self.replace_bytes, heap_bytes=self.heap_bytes * self.workers)
@@ -85,6 +90,11 @@ def _again_alone(work: "_Work", position: int, message: str) -> None:
     alone = evaluate(work.target, work.limits.alone(), only=[position])
     work.result.answers.update(alone.answers)
     work.result.failed.update(alone.failed)
+
+
+def all_names(target: Target, limits: Limits) -> list[str]:
+    """The names of all checks, which are cheap to know. Raises CommandFailed as `evaluate` does."""
+    return evaluate(target, limits, only=[]).names
 
 
 class _Work:
@@ -152,7 +162,7 @@ class _Work:
         with self._lock:
             if self._ended.is_set():
                 return None
-            stream = Stream(self._argv(mark, seat), env=self._env())
+            stream = Stream(self._argv(mark, seat), env=self.limits.env)
             self._streams.add(stream)
         try:
             with stream:
@@ -177,10 +187,6 @@ class _Work:
     def _argv(self, mark: str, seat: Seat | None) -> tuple[str, ...]:
         positions = self._only if seat is None else [self._position(at) for at in seat.order()]
         return self.target.eval_argv(describe.function(mark, positions))
-
-    def _env(self) -> dict[str, str]:
-        """The evaluator's garbage collector gives up, and Nix with it, before the machine does."""
-        return {**os.environ, "GC_MAXIMUM_HEAP_SIZE": str(self.limits.heap_bytes)}
 
     def _position(self, at: int) -> int:
         return at if self._only is None else self._only[at]
