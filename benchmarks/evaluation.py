@@ -30,6 +30,7 @@ from pytest_nixos.nix.target import Target
 from pytest_nixos.records.stores.directory import DirectoryStore
 
 SYSTEM = "x86_64-linux"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 NIX = ["nix", "--extra-experimental-features", "nix-command flakes"]
 
 
@@ -51,7 +52,7 @@ class Bench:
 
     def ours(self, name: str, *more: str, prepare: object = None) -> Rival:
         """pytest on this flake; all checks are verified, so that none runs."""
-        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nixos-flake", str(self.flake), *more]
+        argv = [*PYTEST, "--nixos-flake", str(self.flake), *more]
         env = {"XDG_CACHE_HOME": str(self.cache)}
         return Rival(name, argv, prepare if callable(prepare) else lambda: None, env)
 
@@ -79,11 +80,22 @@ class Bench:
         with (self.flake / "README.md").open("a") as readme:
             readme.write(f"{time.time()}\n")
 
+    def restore_readme(self) -> None:
+        """Back to the commit."""
+        subprocess.run(["git", "-C", str(self.flake), "checkout", "--quiet", "README.md"], check=True)
+
     def build(self, checks: list[Check]) -> None:
         """Build all checks, for the rivals that skip what is built."""
         paths = [check.derivation.drv_path for check in checks]
         for at in range(0, len(paths), 50):
             subprocess.run(["nix-store", "--realise", *paths[at : at + 50]], check=True, capture_output=True)
+
+
+def path_without(program: str) -> str:
+    """PATH without the folders that have a program."""
+    return os.pathsep.join(
+        folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / program).exists()
+    )
 
 
 def floor(count: int, folder: Path) -> Rival:
@@ -93,30 +105,34 @@ def floor(count: int, folder: Path) -> Rival:
         f"import pytest\n@pytest.mark.skip(reason='verified')\n@pytest.mark.parametrize('i', range({count}))\n"
         "def test(i): pass\n"
     )
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:pytest_nixos", str(test)]
-    return Rival(f"floor: pytest, {count} skipped tests", argv)
+    return Rival(f"floor: pytest, {count} skipped tests", [*PYTEST, "-p", "no:pytest_nixos", str(test)])
 
 
 def heavy(count: int, runs: int, workers: int, folder: Path) -> None:
     """Checks that each need 0.5 to 1 GB of evaluator."""
     bench = Bench("heavy", count, folder, workers)
-    cold = bench.ours(
-        f"pytest --nixos-flake, cold, {workers} workers", "--nixos-eval-workers", str(workers), "--collect-only",
-        prepare=bench.forget,
-    )  # fmt: skip
-    rivals = [cold]
+    cold = ("--nixos-eval-workers", str(workers), "--collect-only")
+    own = bench.ours(f"pytest --nixos-flake, cold, {workers} workers", *cold, prepare=bench.forget)
+    own.env = {**own.env, "PATH": path_without("nix-eval-jobs")}
+    rivals = [own]
     if shutil.which("nix-eval-jobs"):
         argv = ["nix-eval-jobs", "--flake", bench.attr, "--workers", str(workers)]
-        rivals.insert(0, Rival(f"nix-eval-jobs --workers {workers}", argv))
+        through = bench.ours("the same through nix-eval-jobs", *cold, prepare=bench.forget)
+        rivals = [Rival(f"nix-eval-jobs --workers {workers}", argv), own, through]
     interleave(rivals, runs)
     print(table(f"{count} heavy checks, cold", rivals, rivals[0]), flush=True)
     bench.verify()
-    known = bench.ours("pytest --nixos-flake, unchanged, all verified")
-    readme = bench.ours("the same after an edit of README.md", prepare=bench.edit_readme)
+    known = bench.ours("pytest --nixos-flake, unchanged, all verified", prepare=bench.restore_readme)
+    unread = ("--nixos-unread", "README.md")
+    readme = bench.ours("the same after an edit of README.md", *unread, prepare=bench.edit_readme)
+    full = bench.ours("the same, with no file named as unread", prepare=bench.edit_readme)
+    # Once before all: an edit makes the tree dirty, which a flake can see, so it is evaluated; the next one is the
+    # first in which nothing else has changed, and is tried in a copy.
+    interleave([bench.ours("first edits", *unread, prepare=bench.edit_readme)], 2)
     check = Rival("nix flake check --no-build", [*NIX, "flake", "check", "--no-build", str(bench.flake)])
     interleave([known, readme], max(runs, 5))
-    interleave([check], 1)
-    print(table(f"{count} heavy checks, verified", [check, known, readme], check), flush=True)
+    interleave([check, full], 1)
+    print(table(f"{count} heavy checks, verified", [check, known, readme, full], check), flush=True)
 
 
 def trivial(count: int, runs: int, workers: int, folder: Path) -> float:
@@ -130,7 +146,8 @@ def trivial(count: int, runs: int, workers: int, folder: Path) -> float:
         Rival("nix flake check", [*NIX, "flake", "check", str(bench.flake)]),
     ]
     if shutil.which("nix-fast-build") and count <= 1000:
-        argv = ["nix-fast-build", "--no-nom", "--no-link", "--skip-cached", "--flake", bench.attr]
+        jobs = ["-j", str(os.cpu_count()), "--eval-workers", str(workers)]
+        argv = ["nix-fast-build", "--no-nom", "--skip-cached", *jobs, "--flake", bench.attr]
         rivals.append(Rival("nix-fast-build --skip-cached", argv))
     interleave(rivals, runs)
     print(table(f"{count} trivial checks, nothing to do", rivals, known), flush=True)

@@ -35,7 +35,8 @@ def _group_free_bytes() -> Iterator[int]:
                 break
             try:
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                cache = int(stat.get("inactive_file", 0))
+                # Version 1 has a figure of the group alone, and one with the groups below it, which its use includes.
+                cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
                 yield max(0, int((folder / limit).read_text()) - int((folder / used).read_text()) + cache)
             except (OSError, ValueError):
                 continue  # no such group, or no limit ("max")

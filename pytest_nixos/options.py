@@ -28,6 +28,7 @@ class Options:
     impure: bool
     eval_workers: int | None
     eval_cache: bool
+    unread: tuple[str, ...]
     rerun_verified: bool
     max_age: float | None
     timeout: float | None
@@ -64,6 +65,7 @@ class Options:
             impure=given.nixos_impure,
             eval_workers=given.nixos_eval_workers,
             eval_cache=not given.nixos_no_eval_cache,
+            unread=(*config.getini("nixos_unread"), *given.nixos_unread),
             rerun_verified=given.nixos_rerun_verified,
             max_age=seconds(age) if age else None,
             timeout=seconds(timeout) if timeout else None,
@@ -137,6 +139,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="evaluate in at most N processes (default: as many as cores and free memory allow)",
     )
     add("--nixos-no-eval-cache", action="store_true", help="evaluate even what has not changed, and keep no evaluation")
+    add(
+        "--nixos-unread",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="files of the flake that no check depends on, such as README.md or 'docs/*': "
+        "tried once, then their changes alone need no evaluation (repeatable)",
+    )
     add("--nixos-rerun-verified", action="store_true", help="run checks that are recorded as verified, too")
     add("--nixos-max-age", metavar="DURATION", help="records older than this prove nothing (e.g. 7d, 12h)")
     add(
@@ -163,6 +173,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nixos_flake", "flakes whose checks are run by plain pytest", type="linelist", default=[])
     parser.addini("nixos_system", "see --nixos-system", default="")
     parser.addini("nixos_attr", "see --nixos-attr", default="checks.{system}")
+    parser.addini("nixos_unread", "see --nixos-unread, one on each line", type="linelist", default=[])
     parser.addini("nixos_override_input", "INPUT FLAKE, one pair on each line", type="linelist", default=[])
     parser.addini("nixos_max_age", "see --nixos-max-age", default="")
     parser.addini("nixos_timeout", "see --nixos-timeout", default="")

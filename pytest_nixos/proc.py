@@ -16,6 +16,8 @@ from typing import Self
 from pytest_nixos.errors import CommandFailed, CommandTimedOut, ToolMissing
 
 _TAIL_LINES = 60
+_SOFT_SECONDS = 5.0
+_LONGEST_LINE = 64 << 20
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -76,7 +78,8 @@ class Stream:
 
     What is read is stderr, or stdout with `stdout=True`; the other stream is dropped. It is for programs that have
     nothing to lose: leaving the block kills the program (Nix takes seconds to heed a softer signal), and so does the
-    end of this thread. Raises ToolMissing when the program is not there.
+    end of this thread. One that has children is asked first: a Nix that builds ends its builder, and does so at once.
+    Raises ToolMissing when the program is not there.
     """
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdout: bool = False) -> None:
@@ -93,14 +96,25 @@ class Stream:
             self._read.close()
 
     def lines(self) -> Iterator[bytes]:
-        """The lines of the stream that is read, as they come, to its end."""
+        """The lines of the stream that is read, as they come, to its end; a line of more than 64 MiB in pieces."""
         assert self._read is not None
-        yield from self._read
+        while line := self._read.readline(_LONGEST_LINE):
+            yield line
 
     def end(self) -> None:
         """Kill the program, if it still runs; may be called from another thread."""
+        if self._has_children:
+            _end(self._process, soft_seconds=1)
         self._process.kill()
         self._process.wait()
+
+    @property
+    def _has_children(self) -> bool:
+        try:
+            threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+            return any((thread / "children").read_bytes() for thread in threads)
+        except OSError:
+            return False  # it has ended, or this kernel does not tell
 
     def wait(self) -> int:
         """The exit status, negative for the signal that ended it."""
@@ -120,7 +134,7 @@ def _first_to_go() -> None:
     """Where memory runs out, the kernel shall end this program rather than pytest or the user's desktop."""
     die_with_parent(signal.SIGKILL)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("900")
+        os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"900")  # closed by the program's start
 
 
 def _start(
@@ -162,13 +176,13 @@ def _drain(process: subprocess.Popen[bytes], on_stderr: Callable[[bytes], None] 
     return b"".join(tail).decode(errors="replace")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], soft_seconds: float = _SOFT_SECONDS) -> None:
     """Soft stop, then hard stop; does nothing when the process has ended."""
     for sig in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return
         process.send_signal(sig)
         try:
-            process.wait(5)
+            process.wait(soft_seconds)
         except subprocess.TimeoutExpired:
             continue

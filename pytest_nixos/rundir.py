@@ -29,11 +29,13 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._alive: BaseFileLock | None = None
+        self._own: dict[str, Any] | None = None  # the values, where nobody shares them
 
     @classmethod
-    def create(cls, base: Path) -> "RunDir":
-        """A new folder below `base`. Raises StoreError when it can't be made."""
+    def create(cls, base: Path, *, shared: bool = True) -> "RunDir":
+        """A new folder below `base`, for one process alone when not shared. Raises StoreError when it can't be made."""
         run_dir = cls(base / secrets.token_hex(4))
+        run_dir._own = None if shared else {}
         try:
             base.mkdir(parents=True, exist_ok=True)
             run_dir._alive = FileLock(base / f"{run_dir.path.name}.lock")
@@ -51,6 +53,8 @@ class RunDir:
         A failure is shared too: the process that failed gets the error itself, the others SharedStepFailed.
         Raises StoreError when the result can't be written.
         """
+        if self._own is not None:
+            return self._once_alone(self._own, name, compute)
         place = self.path / f"{name}.json"
         with FileLock(self.path / f"{name}.lock"):
             if place.exists():
@@ -63,6 +67,17 @@ class RunDir:
                 raise
             _write(place, {"value": to_json(value)})
             return value
+
+    def _once_alone(self, own: dict[str, Any], name: str, compute: Callable[[], T]) -> T:
+        if name not in own:
+            try:
+                own[name] = compute()
+            except PytestNixosError as error:
+                own[name] = SharedStepFailed(error.message, error.hint)
+                raise
+        if isinstance(own[name], SharedStepFailed):
+            raise own[name]
+        return own[name]  # type: ignore[no-any-return]
 
     def close(self, remove: Callable[[Path], None]) -> None:
         """Remove the folder, if this process owns it; safe to call twice."""

@@ -25,6 +25,7 @@ from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.checks import Evaluator
 from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.nix.store import remove_tree
+from pytest_nixos.nix.unread import Unread
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
 from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, prebuild
 from pytest_nixos.progress import Progress
@@ -112,7 +113,11 @@ class Session:
             attr=options.attr,
             overrides=options.overrides,
             impure=options.impure,
-            evaluator=Evaluator(cache=self.cache, workers=options.eval_workers),
+            evaluator=Evaluator(
+                cache=self.cache,
+                workers=options.eval_workers,
+                unread=Unread(options.unread) if options.unread else None,
+            ),
             max_age=options.max_age,
             mode=options.mode,
             stores=() if options.rerun_verified else self.stores,
@@ -154,10 +159,12 @@ class Session:
 class Owner(Session):
     """The process that owns the session: alone, or xdist's controller."""
 
+    shared = True
+
     def __init__(self, config: pytest.Config, options: Options) -> None:
         for folder in abandoned(options.folder):
             remove_session(folder)
-        super().__init__(config, options, RunDir.create(options.folder))
+        super().__init__(config, options, RunDir.create(options.folder, shared=self.shared))
         self.recorder = Recorder(self)
         self.ready = False
 
@@ -195,6 +202,8 @@ class Owner(Session):
 
 class Single(Owner):
     """pytest without xdist: plans, prebuilds, runs and records."""
+
+    shared = False
 
 
 class Controller(Owner):

@@ -64,6 +64,22 @@ def test_a_failure_is_shared(tmp_path: Path) -> None:
         RunDir(run_dir.path).once("thing", lambda: "never")
 
 
+def test_a_process_alone_computes_once_too_and_fails_once(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path, shared=False)
+    values = iter(["first", "second"])
+    assert [run_dir.once("thing", lambda: next(values)) for _ in range(2)] == ["first", "first"]
+
+    def fail() -> str:
+        raise PytestNixosError("no disk", "buy one")
+
+    with pytest.raises(PytestNixosError, match="no disk"):
+        run_dir.once("other", fail)
+    with pytest.raises(SharedStepFailed, match="no disk\nhint: buy one"):
+        run_dir.once("other", lambda: "never")
+    assert list(run_dir.path.iterdir()) == []
+    run_dir.close(Path.rmdir)
+
+
 def test_folders_of_dead_sessions_are_found_and_living_ones_left(tmp_path: Path) -> None:
     living = RunDir.create(tmp_path)
     child = os.fork()

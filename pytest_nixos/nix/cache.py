@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ class Cache:
         """The value, or None when there is none that is whole."""
         place = self._place(kind, key)
         try:
-            head, body = place.read_bytes().split(b"\n", 1)
+            head, body = self._read(place).split(b"\n", 1)
             if head != _head(key, body):
                 raise ValueError
             value = json.loads(body)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter is for `put` to warn of
             return None
         except (OSError, ValueError, RecursionError):
             self._warn(f"{place} is damaged and is ignored")
@@ -64,24 +65,32 @@ class Cache:
             self._place(kind, key).unlink(missing_ok=True)
 
     def _place(self, kind: str, key: str) -> Path:
-        return self._folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+        return self._folder / f"{kind}-{hashlib.sha256(_bytes(key)).hexdigest()[:40]}.json"
+
+    def _read(self, place: Path) -> bytes:
+        """An entry's bytes. Raises ValueError for what is no file, or has a size that no entry should have."""
+        status = place.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > max(self._limit, LIMIT_BYTES):
+            raise ValueError
+        return place.read_bytes()
 
     def _warn(self, text: str) -> None:
         if not self.warnings:
             self.warnings.append(text)
 
     def _shrink(self) -> None:
-        entries = sorted(self._entries(), reverse=True)
+        for used_at, _, place in self._files(".new"):  # of a session that was killed; the young are being written
+            if time.time() - used_at > _SCRATCH_SECONDS:
+                place.unlink(missing_ok=True)
         size = 0
-        for number, (used_at, bytes_, place) in enumerate(entries):
+        for number, (_, bytes_, place) in enumerate(sorted(self._files(".json"), reverse=True)):
             size += bytes_
-            stale = place.suffix == ".new" and time.time() - used_at > _SCRATCH_SECONDS
-            if stale or (number and (size > self._limit or number >= _LIMIT_ENTRIES)):
+            if number and (size > self._limit or number >= _LIMIT_ENTRIES):
                 place.unlink(missing_ok=True)
 
-    def _entries(self) -> list[tuple[float, int, Path]]:
+    def _files(self, suffix: str) -> list[tuple[float, int, Path]]:
         found = []
-        for place in self._folder.iterdir():
+        for place in self._folder.glob(f"*{suffix}"):
             with contextlib.suppress(OSError):  # another session has removed it
                 status = place.stat()
                 found.append((status.st_mtime, status.st_size, place))
@@ -90,4 +99,8 @@ class Cache:
 
 def _head(key: str, body: bytes) -> bytes:
     """The first line of an entry: what it is, and a digest that covers key and value."""
-    return _MAGIC + hashlib.sha256(key.encode() + b"\0" + body).hexdigest().encode()
+    return _MAGIC + hashlib.sha256(_bytes(key) + b"\0" + body).hexdigest().encode()
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")  # a path need not be Unicode

@@ -10,33 +10,56 @@ from pytest_nixos.nix import build, eval_jobs
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.describe import parse_check
 from pytest_nixos.nix.evaluate import Evaluated, Limits, Progress, evaluate
-from pytest_nixos.nix.fingerprint import fingerprint
+from pytest_nixos.nix.fingerprint import fingerprint, seen
 from pytest_nixos.nix.message import nix_message
+from pytest_nixos.nix.reuse import remember, reusable
 from pytest_nixos.nix.target import Target
+from pytest_nixos.nix.unread import Unread
 
 _KIND = "checks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluator:
-    """How to evaluate: where results are kept (None: nowhere), how many processes at most (None: as many as fit)."""
+    """How to evaluate.
+
+    cache: where results are kept, None for nowhere. workers: how many processes at most, None for as many as fit.
+    unread: files that no check depends on, None for none.
+    """
 
     cache: Cache | None
     workers: int | None = None
+    unread: Unread | None = None
 
     def checks(self, target: Target, progress: Progress = lambda done, total: None) -> tuple[Check | EvalFailed, ...]:
         """Every check of the target, in the order of their names; progress is called with (done, total).
 
         Raises EvaluationError when the flake as a whole does not evaluate, or has no checks for the system.
         """
+        known = self._recall(target, progress) or self._fresh(target, progress)
+        return tuple(_check(known, name) for name in known.names)
+
+    def _recall(self, target: Target, progress: Progress) -> Evaluated | None:
+        """What is known without asking Nix anything; None when that is not all."""
+        if self.cache is None:
+            return None
+        now = seen(target, self.cache)
+        if now is not None:
+            known = self._known(now.key)
+            return known if known.is_complete else None
+        if self.unread is None:
+            return None
+        return reusable(target, self.cache, self.unread, self._known, lambda copy: self._evaluate(copy, progress, None))
+
+    def _fresh(self, target: Target, progress: Progress) -> Evaluated:
+        """Evaluate what is not known, which may be nothing after all."""
         key = fingerprint(target, self.cache) if self.cache else None
         known = self._known(key)
-        missing = [at for at, name in enumerate(known.names) if name not in known.answers]
-        if not known.names or missing:
-            fresh = self._evaluate(target, progress, missing or None)
-            known = _merged(known, fresh)
+        if not known.is_complete:
+            missing = [at for at, name in enumerate(known.names) if name not in known.answers]
+            known = _merged(known, self._evaluate(target, progress, missing or None))
             self._keep(target, key, known)
-        return tuple(_check(known, name) for name in known.names)
+        return known
 
     def restore(self, target: Target, all_: Sequence[Check | EvalFailed], wanted: Collection[Check]) -> list[str]:
         """Make the derivations of `wanted`, some of `all_`, again where a garbage collection has taken them.
@@ -76,6 +99,8 @@ class Evaluator:
         """Keep what did evaluate, unless the flake has changed meanwhile; what failed is tried anew each time."""
         if self.cache and key and fingerprint(target, self.cache) == key:
             self.cache.put(_KIND, key, {"names": known.names, "answers": known.answers})
+            if self.unread:
+                remember(target, self.cache, self.unread, key)
 
 
 def _derivations(check: Check) -> list[str]:

@@ -6,6 +6,8 @@ and the next process goes on behind it.
 """
 
 import os
+import re
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,11 +22,14 @@ from pytest_nixos.nix.target import Target
 from pytest_nixos.proc import Stream
 
 Progress = Callable[[int, int], None]
-_TAIL_LINES = 200
+_LINES = 200  # of an error's begin and of its end
+_LINE_BYTES = 4096
+_MOST_RANGES = 2000  # a word of a command line has 128 KiB (Linux, execve(2))
 _ALONE_SECONDS = 0.3  # a second process costs more than it brings for what one has done by then
-_WORKER_BYTES = 1536 << 20  # where one more worker pays; what a worker may hold before it is replaced
+_WORKER_BYTES = 1 << 30  # where one more worker pays; what a worker may hold before it is replaced
 _SMALLEST_BYTES = 512 << 20
-_MEMORY_WORDS = ("out of memory", "bad_alloc", "Heap size limit", "GC Warning: Failed to expand heap")
+# What Nix or its garbage collector says, at the begin of a line: a message also shows lines of the flake.
+_MEMORY = re.compile(r"^\s*(error: )*(out of memory|std::bad_alloc)|^GC Warning: .*NULL|^terminate .*bad_alloc", re.M)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,7 @@ class Limits:
     def of(cls, workers: int | None, cores: int, free_bytes: int) -> "Limits":
         """As many workers as asked for, else as cores and free memory allow."""
         count = workers or max(1, min(cores, free_bytes // _WORKER_BYTES))
-        share = free_bytes * 9 // 10 // count
+        share = max(_SMALLEST_BYTES * 2, free_bytes * 9 // 10 // count)
         return cls(workers=count, replace_bytes=max(_SMALLEST_BYTES, min(_WORKER_BYTES, share // 2)), heap_bytes=share)
 
     @property
@@ -60,6 +65,11 @@ class Evaluated:
     answers: dict[str, Answer] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are checks, and each has its answer."""
+        return bool(self.names) and all(name in self.answers for name in self.names)
+
 
 def evaluate(
     target: Target,
@@ -67,10 +77,12 @@ def evaluate(
     progress: Progress = lambda done, total: None,
     only: Sequence[int] | None = None,
 ) -> Evaluated:
-    """Evaluate the checks at the positions `only`, else all; progress is called with (done, all).
+    """Evaluate the checks at the positions `only`, or more of them, else all; progress is called with (done, all).
 
-    Raises CommandFailed when the flake as a whole does not evaluate.
+    Raises CommandFailed when the flake as a whole does not evaluate, or changes its checks meanwhile.
     """
+    if only is not None and len(describe.as_ranges(only)) > _MOST_RANGES:
+        only = None
     work = _Work(target, limits, progress, only)
     try:
         work.lead()
@@ -83,18 +95,56 @@ def evaluate(
 
 def _again_alone(work: "_Work", position: int, message: str) -> None:
     """A check that had too little memory beside others, once more by itself."""
-    if work.limits.workers == 1:
-        mib = work.limits.heap_bytes >> 20
-        work.result.failed[work.result.names[position]] = f"its evaluation needs more than {mib} MiB: {message}"
+    name, limits = work.result.names[position], work.limits
+    if limits.workers == 1:
+        mib = limits.heap_bytes >> 20
+        message = f"its evaluation needs more than {mib} MiB: {message}" if _is_of_memory(message) else message
+        work.result.failed[name] = message
         return
-    alone = evaluate(work.target, work.limits.alone(), only=[position])
-    work.result.answers.update(alone.answers)
-    work.result.failed.update(alone.failed)
+    try:
+        alone = evaluate(work.target, limits.alone(), only=[position])
+    except CommandFailed as error:
+        alone = Evaluated([], failed={name: nix_message(error.output)})
+    if name in alone.answers:
+        work.result.answers[name] = alone.answers[name]
+    else:
+        work.result.failed[name] = alone.failed.get(name, message)
 
 
 def all_names(target: Target, limits: Limits) -> list[str]:
     """The names of all checks, which are cheap to know. Raises CommandFailed as `evaluate` does."""
     return evaluate(target, limits, only=[]).names
+
+
+def _is_of_memory(text: str) -> bool:
+    return bool(_MEMORY.search(text))
+
+
+class _Said:
+    """What an evaluator has said since its last answer: the begin and the end of its error, else its last lines."""
+
+    def __init__(self) -> None:
+        self._begin: list[bytes] = []
+        self._end: deque[bytes] = deque(maxlen=_LINES)
+
+    def add(self, line: bytes) -> None:
+        if len(line) > _LINE_BYTES:
+            line = line[: _LINE_BYTES // 2] + " … ".encode() + line[-_LINE_BYTES // 2 :]
+        if not self._begin and line.startswith(b"error:"):
+            self._end.clear()  # what was said before is no part of the error
+            self._begin.append(line)
+        elif self._begin and len(self._begin) < _LINES:
+            self._begin.append(line)
+        else:
+            self._end.append(line)
+
+    def clear(self) -> None:
+        self._begin.clear()
+        self._end.clear()
+
+    @property
+    def text(self) -> str:
+        return b"".join([*self._begin, *self._end]).decode(errors="replace")
 
 
 class _Work:
@@ -109,6 +159,7 @@ class _Work:
         self._streams: set[Stream] = set()
         self._helpers: list[threading.Thread] = []
         self._error: BaseException | None = None
+        self._begun = threading.Event()  # the leading worker finds no more to begin: nor need a helper
         self._ended = threading.Event()
 
     def lead(self) -> None:
@@ -117,6 +168,7 @@ class _Work:
         self._sit(seat)
         while seat := self._join():
             self._sit(seat)
+        self._begun.set()
         for helper in self._helpers:
             helper.join()
         if self._error is not None:
@@ -124,23 +176,27 @@ class _Work:
 
     def end(self) -> None:
         """End what still runs, whatever has happened."""
-        with self._lock:
-            self._ended.set()
-            streams = list(self._streams)
-        for stream in streams:
-            stream.end()
+        self._stop()
         for helper in self._helpers:
             helper.join()
 
+    def _stop(self) -> None:
+        with self._lock:
+            self._ended.set()
+            self._begun.set()
+            streams = list(self._streams)
+        for stream in streams:
+            stream.end()
+
     def _help(self) -> None:
         """A further worker's part, after a moment in which the first one may have done it all."""
-        if self._ended.wait(_ALONE_SECONDS):
-            return
+        self._begun.wait(_ALONE_SECONDS)
         try:
             while seat := self._join():
                 self._sit(seat)
         except BaseException as error:  # the leading thread raises it
-            self._error = error
+            self._error = self._error or error
+            self._stop()
 
     def _join(self) -> Seat | None:
         with self._lock:
@@ -157,8 +213,7 @@ class _Work:
         Without a seat it is the very first, learns the names and takes a seat then.
         """
         mark = describe.new_mark()
-        said: deque[bytes] = deque(maxlen=_TAIL_LINES)
-        answered = 0
+        said, answered = _Said(), 0
         with self._lock:
             if self._ended.is_set():
                 return None
@@ -169,19 +224,23 @@ class _Work:
                 for line in stream.lines():
                     match describe.parse_line(line, mark):
                         case None:
-                            said.append(line)
-                        case Names(names) if seat is None:
+                            said.add(line)
+                        case Names(names) if self._shares is None:
                             seat = self._share_out(names)
+                        case Names(names) if names != self.result.names:
+                            raise self._changed()
                         case Described(position, answer) if seat is not None:
                             answered += 1
+                            said.clear()
                             if self._take(seat, position, answer) is None:
                                 return seat
                             if stream.memory_bytes > self.limits.replace_bytes:
                                 return seat
                 status = stream.wait()
         finally:
-            self._streams.discard(stream)
-        self._died(seat, status, b"".join(said).decode(errors="replace"), answered)
+            with self._lock:
+                self._streams.discard(stream)
+        self._died(seat, status, said.text, answered)
         return seat
 
     def _argv(self, mark: str, seat: Seat | None) -> tuple[str, ...]:
@@ -193,14 +252,21 @@ class _Work:
 
     def _share_out(self, names: list[str]) -> Seat | None:
         """Now the checks are known: take the first seat, and call the other workers."""
+        if self._only and max(self._only) >= len(names):
+            raise self._changed()
         with self._lock:
             self.result.names = names
-            self._shares = Shares(len(names) if self._only is None else len(self._only))
+            count = len(names) if self._only is None else len(self._only)
+            self._shares = Shares(count)
             seat = self._shares.join()
-            for _ in range(self.limits.workers - 1):
-                self._helpers.append(threading.Thread(target=self._help, daemon=True))
-                self._helpers[-1].start()
+            for _ in range(min(self.limits.workers, count) - 1):
+                helper = threading.Thread(target=self._help, daemon=True)
+                helper.start()
+                self._helpers.append(helper)
         return seat
+
+    def _changed(self) -> CommandFailed:
+        return CommandFailed(self._argv("", None), 0, "error: its checks have changed meanwhile: run again")
 
     def _take(self, seat: Seat, position: int, answer: Answer) -> int | None:
         """Note an answer, and return what the seat is at next; None when there is nothing left for it."""
@@ -218,14 +284,14 @@ class _Work:
 
     def _died(self, seat: Seat | None, status: int, said: str, answered: int) -> None:
         """A process has ended before its time: the check it was at has failed, unless memory was short."""
-        message = nix_message(said) or f"the evaluator ended with status {status} and said nothing"
+        message = _end_of(status, nix_message(said))
         if self._shares is None:
-            raise CommandFailed(self._argv("", None), status, said)
+            raise CommandFailed(self._argv("", None), status, said if "error:" in said else message)
         with self._lock:
             if self._ended.is_set() or seat is None or seat.current is None:
                 return
             position = self._position(seat.current)
-            short = status < 0 or status > 128 or any(word in said for word in _MEMORY_WORDS)
+            short = status < 0 or status > 128 or _is_of_memory(said)
             if short and answered:
                 return  # what the process had in memory by then were other checks: a new one tries again
             if short:
@@ -233,3 +299,12 @@ class _Work:
             else:
                 self.result.failed[self.result.names[position]] = message
             self._move(seat)
+
+
+def _end_of(status: int, message: str) -> str:
+    """An evaluator's own words, after what it died of where it can't have said that."""
+    number = -status if status < 0 else status - 128
+    if number in set(signal.Signals):
+        why = ", as where memory is short" if number == signal.SIGKILL else ""
+        return f"the evaluator was ended by {signal.Signals(number).name}{why}\n{message}".strip()
+    return message or f"the evaluator ended with status {status} and said nothing"

@@ -7,36 +7,75 @@ kept by the state of the tree (nix.tree), and Nix need not be started for a tree
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_nixos.errors import CommandFailed
-from pytest_nixos.nix import describe, settings
+from pytest_nixos.nix import describe, eval_jobs, settings
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.target import Target, flake_file
-from pytest_nixos.nix.tree import Unusual, folder_state, tree_state
+from pytest_nixos.nix.tree import Unusual, folder_state, git_root, tree_state
 
-SCHEMA = 1  # of what is kept by a fingerprint
+SCHEMA = 2  # of what is kept by a fingerprint
 _REVISED = ("git", "github", "gitlab", "sourcehut", "mercurial")  # inputs that a revision fixes
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A flake whose tree was seen before: its key, and the states of the folders that its inputs are, by path."""
+
+    key: str
+    local: dict[str, str]
 
 
 def fingerprint(target: Target, cache: Cache) -> str | None:
     """The key of the target's evaluation; None when it may not be kept: impure, or not locked all through."""
-    if target.impure:
+    if _is_impure(target):
         return None
-    ground = _ground(target)
-    tree = tree_state(target.ref.path.parent) if target.ref.path else None
-    known = cache.get("locked", _digest(ground, tree)) if tree else None
-    if known is not None and (local := _local_states(known["local"])) is not None:
-        return _digest(ground, known["locked"], local)
-    return _ask(target, cache, ground, tree)
+    now = seen(target, cache)
+    return now.key if now is not None else _ask(target, cache, ground(target), _tree(target))
 
 
-def _ground(target: Target) -> list[Any]:
+def seen(target: Target, cache: Cache) -> Seen | None:
+    """What `fingerprint` gives where Nix need not be asked; else None."""
+    tree = None if _is_impure(target) else _tree(target)
+    base = ground(target)
+    known = cache.get("locked", digest(base, tree)) if tree else None
+    if known is None or not is_still(known["local"]):
+        return None
+    return Seen(digest(base, known["locked"], known["local"]), known["local"])
+
+
+def is_still(local: dict[str, str]) -> bool:
+    """Whether local folders are in the states that were noted."""
+    return _local_states(local) == local
+
+
+def _is_impure(target: Target) -> bool:
+    return target.impure or settings.are_impure()
+
+
+def _tree(target: Target) -> str | None:
+    return tree_state(target.ref.path.parent) if target.ref.path else None
+
+
+def ground(target: Target) -> list[Any]:
     """All but the flake and its inputs: this program, Nix, its settings, what is asked for."""
     nix = target.nix
     own = [SCHEMA, describe.source(), nix.name, nix.version, nix.system, nix.store_dir, settings.digest()]
-    return [*own, target.ref.url, target.attr, target.overrides]
+    own.append(eval_jobs.identity())
+    return [*own, target.ref.url, target.attr, [(*override, _place(override[1])) for override in target.overrides]]
+
+
+def _place(url: str) -> list[str]:
+    """What Nix makes of a bare folder as an override: without its links, and in which repository."""
+    if not url.startswith("/"):
+        return []
+    place = Path(os.path.realpath(url))
+    return [str(place), str(git_root(place))]
 
 
 def _ask(target: Target, cache: Cache, ground: list[Any], tree: str | None) -> str | None:
@@ -49,18 +88,28 @@ def _ask(target: Target, cache: Cache, ground: list[Any], tree: str | None) -> s
     inputs = [node.get("locked", {}) for name, node in locks.get("nodes", {}).items() if name != locks.get("root")]
     if "narHash" not in locked or not all(map(_is_fixed, inputs)):
         return None
-    folders = sorted({entry["path"] for entry in inputs if _is_local(entry, target.nix.store_dir)})
+    folders = {entry["path"] for entry in inputs if _is_local(entry, target.nix.store_dir)}
     local = _local_states(folders)
     if local is None:
         return None
-    said = _digest(locked, locks)
-    if tree is not None and _is_of_tree(target, metadata):
-        cache.put("locked", _digest(ground, tree), {"locked": said, "local": folders})
-    return _digest(ground, said, local)
+    said = digest(locked, locks)
+    if tree is not None and _is_of_tree(target, metadata) and _is_still(target, metadata, tree, local):
+        cache.put("locked", digest(ground, tree), {"locked": said, "local": local})
+    return digest(ground, said, local)
+
+
+def _is_still(target: Target, metadata: dict[str, Any], tree: str, local: dict[str, str]) -> bool:
+    """Whether what Nix said is of this tree and these folders: each may have been edited while the other was read."""
+    return tree == _tree(target) and (not local or target.metadata() == metadata)
 
 
 def _is_fixed(entry: dict[str, Any]) -> bool:
-    return "narHash" in entry or (entry.get("type") in _REVISED and "rev" in entry)
+    return "narHash" in entry or _is_inside(entry) or (entry.get("type") in _REVISED and "rev" in entry)
+
+
+def _is_inside(entry: dict[str, Any]) -> bool:
+    """Whether an input is a part of the flake that has it: Nix refuses relative paths that lead out of that."""
+    return entry.get("type") == "path" and not entry.get("path", "/").startswith("/")
 
 
 def _is_local(entry: dict[str, Any], store_dir: str) -> bool:
@@ -69,9 +118,9 @@ def _is_local(entry: dict[str, Any], store_dir: str) -> bool:
     return entry.get("type") == "path" and path.startswith("/") and not path.startswith(f"{store_dir}/")
 
 
-def _local_states(folders: list[str]) -> list[str] | None:
+def _local_states(folders: Iterable[str]) -> dict[str, str] | None:
     try:
-        return [folder_state(Path(folder)) for folder in folders]
+        return {folder: folder_state(Path(folder)) for folder in folders}
     except (OSError, Unusual):
         return None
 
@@ -89,11 +138,13 @@ def _is_of_tree(target: Target, metadata: dict[str, Any]) -> bool:
         own = {}
     locks = metadata["locks"]
     others = [node for name, node in locks["nodes"].items() if name != locks["root"] and own.get(name) != node]
-    return all(
-        _is_local(node.get("locked", {}), target.nix.store_dir) and node.get("original", {}).get("type") != "indirect"
-        for node in others
-    )
+    return all(_is_looked_at(node, target.nix.store_dir) for node in others)
 
 
-def _digest(*parts: Any) -> str:
+def _is_looked_at(node: dict[str, Any], store_dir: str) -> bool:
+    entry = node.get("locked", {})
+    return _is_inside(entry) or (_is_local(entry, store_dir) and node.get("original", {}).get("type") != "indirect")
+
+
+def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

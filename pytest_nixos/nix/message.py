@@ -4,6 +4,9 @@ import re
 import textwrap
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CAUSE = re.compile(r"^ *error: ", re.M)  # at the begin of a line: a message also shows lines of the flake
+_ADVICE = re.compile(r"^ *\(.*--show-trace.*\)$\n?", re.M)  # which nobody can follow here
+_OWN_FRAME = re.compile(r"«string»:\d+:\d+:")  # a step of the plugin's own function
 
 
 def nix_message(stderr: str) -> str:
@@ -11,11 +14,20 @@ def nix_message(stderr: str) -> str:
 
     Recent versions print the trace first, under an `error:` of its own, and the cause at the end.
     """
-    text = _ESCAPES.sub("", stderr)
-    start = text.find("error:")
-    if start < 0:
+    text = _ADVICE.sub("", _ESCAPES.sub("", stderr))
+    start = re.search(r"^ *error:", text, re.M)
+    if start is None:
         return text.strip()
-    trace, mark, cause = text[start:].rpartition("error: ")
-    return "\n".join(
-        filter(None, ((mark + textwrap.dedent(cause)).strip(), trace.strip().removeprefix("error:").strip()))
-    )
+    text = text[start.start() :]
+    causes = list(_CAUSE.finditer(text))
+    if not causes:
+        return _without_own_frames(text).strip()
+    trace, cause = text[: causes[-1].start()], text[causes[-1].start() :]
+    told = _without_own_frames(trace.strip().removeprefix("error:"))
+    return "\n".join(filter(None, (textwrap.dedent(cause).strip(), told)))
+
+
+def _without_own_frames(trace: str) -> str:
+    """The steps of a trace, which an empty line divides, without those of the function that describes checks."""
+    steps = re.split(r"\n\s*\n", trace.strip("\n"))
+    return "\n\n".join(step for step in steps if not _OWN_FRAME.search(step)).strip()

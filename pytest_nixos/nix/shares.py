@@ -41,7 +41,6 @@ class Seat:
         gap = self.gap
         if gap.open <= 0:
             self.current = None
-            gap.seats.remove(self)
         elif self.step > 0:
             self.current, gap.low = gap.low, gap.low + 1
         else:

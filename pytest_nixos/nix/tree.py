@@ -15,7 +15,9 @@ from pathlib import Path
 from pytest_nixos import proc
 from pytest_nixos.errors import PytestNixosError
 
-# Settings of git's core.* that neither change what lies in the work tree nor how changes are found; None: any value.
+# Settings of git that change what lies in the work tree or how changes are found, unless they are listed below.
+_SENSITIVE = ("core.", "extensions.", "attr.", "tar.", "diff.autorefreshindex", "diff.trustexitcode")
+# Those that don't, or not with this value; None: any value.
 _USUAL: Mapping[str, str | None] = {
     "core.repositoryformatversion": None, "core.filemode": "true", "core.bare": "false",
     "core.logallrefupdates": None, "core.symlinks": "true", "core.ignorecase": "false", "core.autocrlf": "false",
@@ -24,8 +26,16 @@ _USUAL: Mapping[str, str | None] = {
     "core.abbrev": None, "core.whitespace": None, "core.untrackedcache": None, "core.preloadindex": None,
     "core.commentchar": None, "core.fsmonitor": "false", "core.commitgraph": None, "core.multipackindex": None,
     "core.trustctime": "true", "core.checkstat": "default", "extensions.objectformat": None,
+    "core.bigfilethreshold": None, "core.commentstring": None, "core.fsync": None, "core.fsyncmethod": None,
+    "core.fsyncobjectfiles": None, "core.gitproxy": None, "core.loosecompression": None, "core.notesref": None,
+    "core.sharedrepository": None,
 }  # fmt: skip
-_HARMLESS_ENV = ("GIT_EDITOR", "GIT_PAGER", "GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_SSH", "GIT_ASKPASS", "GIT_TERMINAL_")
+_HARMLESS_ENV = (
+    "GIT_ASKPASS", "GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_EDITOR", "GIT_HTTP_", "GIT_PAGER", "GIT_PROMPT_", "GIT_PS1_",
+    "GIT_SEQUENCE_EDITOR", "GIT_SSH", "GIT_SSL_", "GIT_TERMINAL_",
+)  # fmt: skip
+# What makes objects or attributes other than they seem, and git directories that are not their own.
+_UNUSUAL_FILES = ("info/attributes", "info/grafts", "refs/replace", "commondir")
 _GIT_SECONDS = 60.0
 
 
@@ -36,49 +46,41 @@ class Unusual(Exception):
 def tree_state(folder: Path) -> str | None:
     """The state of the tree that a flake in `folder` belongs to; None when only Nix can tell."""
     try:
-        root = _git_root(folder)
+        root = git_root(folder)
         return folder_state(folder) if root is None else _git_state(root)
     except (Unusual, PytestNixosError, OSError, ValueError):
         return None
 
 
-def _git_root(folder: Path) -> Path | None:
-    """The repository as Nix finds it: the nearest folder upwards that has a .git, on the same file system."""
-    device = folder.stat().st_dev
-    for place in (folder, *folder.parents):
-        if place.stat().st_dev != device:
-            return None
-        if (place / ".git").exists():
-            return place
-    return None
+def git_root(folder: Path) -> Path | None:
+    """The repository as Nix finds it: the nearest folder upwards that has a .git of any kind, but never `/` itself."""
+    places = (folder, *folder.parents)[:-1]
+    return next((place for place in places if os.path.lexists(place / ".git")), None)
 
 
 def folder_state(folder: Path) -> str:
-    """The state of a folder that is no git repository: every file in it, and the newest time, which flakes can read.
+    """The state of a folder that is no git repository: where it is, every file in it, and their times.
 
+    A flake can read one of the times, the newest; which ones count differs between versions of Nix.
     Raises Unusual for what can't be in the Nix store, OSError for what can't be read.
     """
-    total = hashlib.sha256()
-    newest = folder.lstat().st_mtime_ns
+    total = hashlib.sha256(os.fsencode(os.path.realpath(folder)))
     for place in _walk(folder):
-        newest = max(newest, place.lstat().st_mtime_ns)
-        total.update(f"{place.relative_to(folder)}\0{_content(place)}\0".encode("utf-8", "surrogateescape"))
-    return f"folder {total.hexdigest()} {newest}"
+        entry = f"\0{place.relative_to(folder)}\0{place.lstat().st_mtime_ns}\0{_content(place)}"
+        total.update(os.fsencode(entry))
+    return f"folder {total.hexdigest()}"
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        yield Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+def _walk(place: Path, *, follow: bool = True) -> Iterator[Path]:
+    yield place
+    if place.is_dir() and (follow or not place.is_symlink()):
+        for inner in sorted(place.iterdir()):
+            yield from _walk(inner, follow=False)
 
 
 def _content(place: Path) -> str:
-    """Type, executable bit and content of a file; "absent" when there is none."""
-    try:
-        mode = place.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "absent"
+    """Type, executable bit and content of a file. Raises Unusual for a socket and the like."""
+    mode = place.lstat().st_mode
     if stat.S_ISLNK(mode):
         return f"link {place.readlink()}"
     if stat.S_ISDIR(mode):
@@ -94,19 +96,20 @@ def _git_state(root: Path) -> str:
     git = root / ".git"
     if not git.is_dir() or any(_is_unusual_variable(name) for name in os.environ):
         raise Unusual(root)
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
+        top = pool.submit(_git, root, "rev-parse", "--show-toplevel")
         config = pool.submit(_git, root, "config", "--list", "-z")
         index = pool.submit(_git, root, "ls-files", "-z", "--stage", "-v")
         status = pool.submit(
             _git, root, "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=no", "--no-renames",
-            "--ignore-submodules=none",
+            "--no-ahead-behind", "--ignore-submodules=none",
         )  # fmt: skip
+        if top.result() != os.fsencode(root) + b"\n":
+            raise Unusual(root)  # its .git is none, and git has found another one
         _refuse_config(git, config.result())
-        _refuse_index(index.result())
-        parts = [status.result(), index.result(), _optional(git / "shallow")]
-        for name in _changed(status.result()):
-            place = root / os.fsdecode(name)
-            parts.append(name + b"\0" + os.fsencode(_content(place)))
+        _refuse_index(root, index.result())
+        parts = [config.result(), status.result(), index.result(), _optional(git / "shallow")]
+        parts += [name + b"\0" + _changed_content(root, name) for name in _changed(status.result())]
     total = hashlib.sha256()
     for part in parts:
         total.update(len(part).to_bytes(8, "big") + part)
@@ -125,25 +128,31 @@ def _refuse_config(git: Path, listing: bytes) -> None:
     """Settings, attributes and replaced objects that make the work tree differ from what the index says."""
     for entry in listing.decode("utf-8", "surrogateescape").split("\0"):
         name, _, value = entry.partition("\n")
-        if name.startswith(("core.", "extensions.")) and _USUAL.get(name, "") not in (None, value):
+        if name.startswith(_SENSITIVE) and (name not in _USUAL or _USUAL[name] not in (None, value)):
             raise Unusual(entry)
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for place in (git / "info" / "attributes", home / "git" / "attributes", Path("/etc/gitattributes")):
-        if place.exists():
+    for place in (*(git / name for name in _UNUSUAL_FILES), home / "git" / "attributes", Path("/etc/gitattributes")):
+        if os.path.lexists(place):
             raise Unusual(place)
-    if (git / "refs" / "replace").exists() or b" refs/replace/" in _optional(git / "packed-refs"):
+    if b" refs/replace/" in _optional(git / "packed-refs"):
         raise Unusual(git)
 
 
-def _refuse_index(listing: bytes) -> None:
+def _refuse_index(root: Path, listing: bytes) -> None:
     """Files that git does not look at, filters, submodules, conflicts. An entry is `TAG MODE HASH STAGE<tab>PATH`."""
+    folders = {b""}
     for entry in listing.split(b"\0"):
         if not entry:
             continue
         head, _, path = entry.partition(b"\t")
         tag, mode, _, stage = head.split(b" ")
-        if tag != b"H" or mode == b"160000" or stage != b"0" or path.rsplit(b"/", 1)[-1] == b".gitattributes":
+        if tag != b"H" or mode == b"160000" or stage != b"0" or path.rpartition(b"/")[2] == b".gitattributes":
             raise Unusual(entry)
+        while (path := path.rpartition(b"/")[0]) not in folders:
+            folders.add(path)
+    for folder in folders:  # git obeys attributes that it does not track, too
+        if os.path.lexists(root / os.fsdecode(folder) / ".gitattributes"):
+            raise Unusual(folder)
 
 
 def _changed(status: bytes) -> Iterator[bytes]:
@@ -153,6 +162,25 @@ def _changed(status: bytes) -> Iterator[bytes]:
             yield entry.split(b" ", 8)[8]
         elif entry and not entry.startswith(b"# "):
             raise Unusual(entry)
+
+
+def _changed_content(root: Path, name: bytes) -> bytes:
+    """The content of a changed file; "absent" when there is none.
+
+    Raises Unusual where a folder has taken a file's place, or a link a folder's: versions of Nix differ in what of
+    the files behind it they let a flake see.
+    """
+    place = root / os.fsdecode(name)
+    above = place.relative_to(root).parents
+    if any((root / folder).is_symlink() for folder in list(above)[:-1]):
+        raise Unusual(place)
+    try:
+        content = _content(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return b"absent"
+    if content == "folder":
+        raise Unusual(place)
+    return os.fsencode(content)
 
 
 def _optional(file: Path) -> bytes:

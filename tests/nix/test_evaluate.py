@@ -8,11 +8,21 @@ OLD = "warning: dirty\n\x1b[31;1merror:\x1b[0m attribute 'foo' missing\n\n      
 NEW = "error:\n       … while calling\n         at /f.nix:3:4:\n\n       error: attribute 'foo' missing\n"
 
 
+EXCERPT = "error: attribute 'a' missing\n  at /f.nix:1:2:\n\n   1| b = trace \"error: only said\" {}.a\n      |\n"
+OWN = (
+    "error:\n       … while calling 'seq'\n         at «string»:7:4:\n            6| in\n\n"
+    "       … from call site\n         at /f.nix:3:4:\n\n"
+    "       (stack trace truncated; use '--show-trace' to show the full, detailed trace)\n\n       error: thrown\n"
+)
+
+
 @pytest.mark.parametrize(
     ("stderr", "first", "also"),
     [
         (OLD, "error: attribute 'foo' missing", "at /flake.nix:1:2:"),
         (NEW, "error: attribute 'foo' missing", "at /f.nix:3:4:"),
+        (EXCERPT, "error: attribute 'a' missing", "only said"),
+        (OWN, "error: thrown", "at /f.nix:3:4:"),
         ("Killed\n", "Killed", "Killed"),
         ("", "", ""),
     ],
@@ -22,6 +32,8 @@ def test_the_cause_comes_first(stderr: str, first: str, also: str) -> None:
     assert message.split("\n")[0] == first
     assert also in message
     assert "warning" not in message
+    assert "«string»" not in message
+    assert "--show-trace" not in message
 
 
 def test_parse_check() -> None:

@@ -33,7 +33,7 @@ class DirectoryStore:
 
     def lookup(self, wanted: Iterable[Derivation]) -> Found:
         """See RecordStore. One directory listing, then only the records of what is asked for."""
-        derivations = list(wanted)
+        by_path = _by_path(wanted)
         try:
             names = os.listdir(self.folder)  # noqa: PTH208 - names are enough, and 1,000 Paths are not free
         except FileNotFoundError:
@@ -42,9 +42,9 @@ class DirectoryStore:
             return Found(warnings=(f"records in {self.name} can't be read: {error.strerror}",))
         verdicts: list[Verdict] = []
         warnings: list[str] = []
-        for name in _matching(names, derivations):
+        for name in _matching(names, by_path):
             verdict = self._read(name)
-            if verdict is None or not any(speaks_of(verdict, d) for d in derivations):
+            if verdict is None or not any(speaks_of(verdict, d) for d in _near(verdict, by_path)):
                 warnings.append(f"record {name} in {self.name} is damaged and was ignored")
             else:
                 verdicts.append(verdict)
@@ -97,10 +97,22 @@ def _hash(store_path: str) -> str:
     return store_path.rsplit("/", 1)[-1][:32]
 
 
-def _matching(names: list[str], derivations: list[Derivation]) -> Iterator[str]:
-    drvs = {_hash(d.drv_path) for d in derivations}
-    outs = {_hash(d.out_path) for d in derivations if d.out_path}
+def _by_path(wanted: Iterable[Derivation]) -> dict[str, list[Derivation]]:
+    """Derivations by their own path and by their output's."""
+    by_path: dict[str, list[Derivation]] = {}
+    for derivation in wanted:
+        for path in filter(None, (derivation.drv_path, derivation.out_path)):
+            by_path.setdefault(path, []).append(derivation)
+    return by_path
+
+
+def _near(verdict: Verdict, by_path: dict[str, list[Derivation]]) -> list[Derivation]:
+    return by_path.get(verdict.drv_path, []) + by_path.get(verdict.out_path or "", [])
+
+
+def _matching(names: list[str], paths: Iterable[str]) -> Iterator[str]:
+    hashes = {_hash(path) for path in paths}
     for name in names:
         parts = name.split(".")
-        if len(parts) == 5 and parts[4] == "json" and (parts[0] in drvs or parts[1] in outs):
+        if len(parts) == 5 and parts[4] == "json" and not hashes.isdisjoint(parts[:2]):
             yield name
