@@ -115,8 +115,8 @@ def _look_up(flakes: list[FlakePlan], stores: tuple[RecordStore, ...]) -> tuple[
     found: list[tuple[str, Verdict]] = []
     warnings: list[str] = []
     for store in stores:
-        answer = store.lookup(wanted)
-        found += [(store.name, verdict) for verdict in answer.verdicts]
+        answer, name = store.lookup(wanted), store.name
+        found += [(name, verdict) for verdict in answer.verdicts]
         warnings += answer.warnings
     return found, warnings
 

@@ -100,7 +100,8 @@ def _identity() -> str | None:
     programs = [shutil.which(name) for name in ("nix", "nix-instantiate")]
     if None in programs:
         return None
-    return "\n".join([*(_program(Path(os.path.realpath(str(path)))) for path in programs), settings.digest()])
+    places = dict.fromkeys(os.path.realpath(str(path)) for path in programs)
+    return "\n".join([*(_program(Path(place)) for place in places), settings.digest()])
 
 
 def _program(place: Path) -> str:
