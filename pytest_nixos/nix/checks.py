@@ -9,8 +9,9 @@ from pytest_nixos.model import Check, EvalFailed
 from pytest_nixos.nix import build, eval_jobs
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.describe import parse_check
-from pytest_nixos.nix.evaluate import Evaluated, Limits, Progress, evaluate
+from pytest_nixos.nix.evaluate import Evaluated, Progress, evaluate
 from pytest_nixos.nix.fingerprint import fingerprint, seen
+from pytest_nixos.nix.limits import Limits
 from pytest_nixos.nix.message import nix_message
 from pytest_nixos.nix.reuse import remember, reusable
 from pytest_nixos.nix.target import Target

@@ -13,7 +13,8 @@ from typing import Any
 
 from pytest_nixos.nix import describe
 from pytest_nixos.nix import evaluate as own
-from pytest_nixos.nix.evaluate import Evaluated, Limits, Progress
+from pytest_nixos.nix.evaluate import Evaluated, Progress
+from pytest_nixos.nix.limits import Limits
 from pytest_nixos.nix.target import Target
 from pytest_nixos.proc import Stream
 

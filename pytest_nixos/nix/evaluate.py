@@ -5,7 +5,6 @@ replaced when it holds more memory than it should. A check that does not evaluat
 and the next process goes on behind it.
 """
 
-import os
 import re
 import signal
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pytest_nixos.errors import CommandFailed
 from pytest_nixos.nix import describe
 from pytest_nixos.nix.describe import Answer, Described, Names
+from pytest_nixos.nix.limits import Limits
 from pytest_nixos.nix.message import nix_message
 from pytest_nixos.nix.shares import Seat, Shares
 from pytest_nixos.nix.target import Target
@@ -26,35 +26,8 @@ _LINES = 200  # of an error's begin and of its end
 _LINE_BYTES = 4096
 _MOST_RANGES = 2000  # a word of a command line has 128 KiB (Linux, execve(2))
 _ALONE_SECONDS = 0.3  # a second process costs more than it brings for what one has done by then
-_WORKER_BYTES = 1 << 30  # where one more worker pays; what a worker may hold before it is replaced
-_SMALLEST_BYTES = 512 << 20
 # What Nix or its garbage collector says, at the begin of a line: a message also shows lines of the flake.
 _MEMORY = re.compile(r"^\s*(error: )*(out of memory|std::bad_alloc)|^GC Warning: .*NULL|^terminate .*bad_alloc", re.M)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How many evaluators may run side by side, and in bytes what each may hold before it is replaced, and ever."""
-
-    workers: int
-    replace_bytes: int
-    heap_bytes: int
-
-    @classmethod
-    def of(cls, workers: int | None, cores: int, free_bytes: int) -> "Limits":
-        """As many workers as asked for, else as cores and free memory allow."""
-        count = workers or max(1, min(cores, free_bytes // _WORKER_BYTES))
-        share = max(_SMALLEST_BYTES * 2, free_bytes * 9 // 10 // count)
-        return cls(workers=count, replace_bytes=max(_SMALLEST_BYTES, min(_WORKER_BYTES, share // 2)), heap_bytes=share)
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The environment in which an evaluator's garbage collector gives up before the machine does."""
-        return {**os.environ, "GC_MAXIMUM_HEAP_SIZE": str(self.heap_bytes)}
-
-    def alone(self) -> "Limits":
-        """For one evaluator that has the memory of all."""
-        return Limits(workers=1, replace_bytes=self.replace_bytes, heap_bytes=self.heap_bytes * self.workers)
 
 
 @dataclass(slots=True)

@@ -26,11 +26,11 @@ from pytest_nixos import proc
 from pytest_nixos.errors import PytestNixosError, StoreError
 from pytest_nixos.nix.attrs import FlakeRef, quote_path
 from pytest_nixos.nix.target import Target
-from pytest_nixos.nix.tree import git_root, tree_state
+from pytest_nixos.nix.tree import Unusual, git_root, tree_state
 
 _ALWAYS_READ = ("flake.nix", "flake.lock")
 _WHO = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost", "-c", "commit.gpgSign=false")
-_LONG_AGO = "2001-02-03T04:05:06Z"  # no time of a real commit, in none of its digits' groups
+_LONG_AGO = 981173106  # 2001-02-03 04:05:06 UTC, in seconds: no time of a real commit, in none of its parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class _Tree:
     flake: Path
     names: tuple[str, ...]
     is_git: bool
-    changed: frozenset[str] = frozenset()
+    is_dirty: bool = False
 
     def path(self, name: str) -> str:
         """A file's path seen from the flake's folder."""
@@ -70,10 +70,10 @@ def skeleton(folder: Path, unread: Unread) -> str | None:
         return None
     try:
         tree = _tree(folder)
-        total = hashlib.sha256(f"{tree.is_git} {bool(tree.changed)}".encode())
+        total = hashlib.sha256(f"{tree.is_git} {tree.is_dirty}".encode())
         for name in tree.names:
             total.update(os.fsencode(f"\0{name}\0{_content(tree.root / name, unread.covers(tree.path(name)))}"))
-    except (OSError, PytestNixosError):
+    except (OSError, PytestNixosError, Unusual):
         return None
     return total.hexdigest()
 
@@ -97,13 +97,11 @@ def _tree(folder: Path) -> _Tree:
     if root is None:
         inner = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
         return _Tree(folder, folder, tuple(str(path.relative_to(folder)) for path in inner), False)
-    names = _git(root, "ls-files", "-z")
-    changed = _git(root, "diff", "HEAD", "--name-only", "--no-renames", "-z")
-    return _Tree(root, folder, tuple(_split(names)), True, frozenset(_split(changed)))
-
-
-def _split(listing: bytes) -> list[str]:
-    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+    names = _git(root, "ls-files", "-z").split(b"\0")
+    changed = bool(_git(root, "diff", "HEAD", "--name-only", "-z"))
+    if bool(_git(root, "status", "--porcelain", "-z", "--untracked-files=no")) != changed:
+        raise Unusual(root)  # staged and taken back: versions of Nix differ in whether that is dirty
+    return _Tree(root, folder, tuple(os.fsdecode(name) for name in names if name), True, changed)
 
 
 def _git(root: Path, *args: str, env: dict[str, str] | None = None) -> bytes:
@@ -157,6 +155,8 @@ def _copy(tree: _Tree, root: Path, hidden: set[str]) -> None:
             (copy / "unread").write_text(secrets.token_hex(16))
         elif os.path.lexists(source):
             shutil.copy2(source, copy, follow_symlinks=False)
+    for copy in (root, *root.rglob("*")):
+        os.utime(copy, (_LONG_AGO, _LONG_AGO), follow_symlinks=False)
 
 
 def _commit(tree: _Tree, root: Path, hidden: Path, commits: int) -> None:
@@ -164,10 +164,10 @@ def _commit(tree: _Tree, root: Path, hidden: Path, commits: int) -> None:
 
     A file that is missing from the work tree, though git tracks it, is missing from the copy and its history.
     """
-    env = {"GIT_AUTHOR_DATE": _LONG_AGO, "GIT_COMMITTER_DATE": _LONG_AGO}
+    env = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), f"{_LONG_AGO} +0000")
     _git(root, "init", "--quiet", "--template=")
     _git(root, "add", "--all", "--force")
     for _ in range(commits):
         _git(root, *_WHO, "commit", "--quiet", "--no-verify", "--allow-empty", "--message", "copy", env=env)
-    if tree.changed:
+    if tree.is_dirty:
         (hidden / "unread").write_text(secrets.token_hex(17))

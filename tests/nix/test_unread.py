@@ -1,5 +1,6 @@
 """Reuse of an evaluation when only files change that no check reads: held against fresh evaluations."""
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -167,6 +168,34 @@ def test_a_flake_in_a_folder_of_a_repository(tmp_path: Path, nix: Nix) -> None:
     (repository.folder.parent / "other").write_text("another\n")
     repository.cached()
     assert repository.evaluations == 3
+
+
+@pytest.mark.nix
+@pytest.mark.parametrize(("text", "evaluations"), [('"text"', 2), ("toString self.lastModified", 4)])
+def test_a_flake_that_is_in_no_repository(tmp_path: Path, nix: Nix, text: str, evaluations: int) -> None:
+    """Its files' times are the flake's, so that all of this may happen within one of its seconds."""
+    repository = Repository.make(tmp_path, nix, text)
+    shutil.rmtree(repository.folder / ".git")
+    repository.cached()
+    for _ in range(2):
+        repository.append("README.md")
+        repository.cached()
+    assert repository.evaluations == evaluations
+
+
+@pytest.mark.nix
+def test_a_change_that_is_staged_and_taken_back(tmp_path: Path, nix: Nix) -> None:
+    """Whether that is a dirty tree depends on the version of Nix, and a flake can see it."""
+    repository = Repository.make(tmp_path, nix, 'if self ? rev then "clean" else "dirty"')
+    for _ in range(3):
+        repository.append("README.md")
+        repository.commit()
+        repository.cached()
+    before = (repository.folder / "README.md").read_text()
+    repository.append("README.md")
+    repository.git("add", "README.md")
+    (repository.folder / "README.md").write_text(before)
+    repository.cached()
 
 
 @pytest.mark.nix

@@ -16,7 +16,8 @@ from pytest_nixos.nix import evaluate as engine
 from pytest_nixos.nix.attrs import resolve
 from pytest_nixos.nix.command import Nix
 from pytest_nixos.nix.describe import parse_check
-from pytest_nixos.nix.evaluate import Evaluated, Limits, evaluate
+from pytest_nixos.nix.evaluate import Evaluated, evaluate
+from pytest_nixos.nix.limits import Limits
 from pytest_nixos.nix.message import nix_message
 from pytest_nixos.nix.target import Target
 from pytest_nixos.proc import Stream
