@@ -52,8 +52,7 @@ class DirectoryStore:
 
     def _read(self, name: str) -> Verdict | None:
         try:
-            with open(self.folder / name, "rb", opener=_open_at_once) as file:
-                verdict = record_format.parse(file.read(record_format.MAX_BYTES + 1) or b"")
+            verdict = record_format.parse(_content(f"{self.folder}/{name}"))
         except OSError:
             return None
         return verdict if verdict is not None and file_name(verdict) == name else None
@@ -88,9 +87,13 @@ def file_name(verdict: Verdict) -> str:
     return f"{'.'.join(hashes)}.{verdict.outcome.value}.json"
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting: what looks like a record may be a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
+def _content(path: str) -> bytes:
+    """The begin of a file, opened without waiting: what looks like a record may be a pipe."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(handle, record_format.MAX_BYTES + 1)
+    finally:
+        os.close(handle)
 
 
 def _hash(store_path: str) -> str:
