@@ -82,11 +82,11 @@ def interleave(rivals: list[Rival], runs: int) -> None:
 
 def table(title: str, rivals: list[Rival], base: Rival) -> str:
     """A Markdown table of medians, with ratios to `base`."""
-    runs = len(base.seconds)
-    lines = [f"| {title}, median of {runs} | s | ratio | peak MiB | ratio |", "|---|---|---|---|---|"]
+    lines = [f"| {title} | runs | median s | ratio | peak MiB | ratio |", "|---|---|---|---|---|---|"]
     base_seconds, base_bytes = statistics.median(base.seconds), statistics.median(base.peak_bytes)
     for rival in rivals:
         seconds, peak = statistics.median(rival.seconds), statistics.median(rival.peak_bytes)
         memory = f"{peak / base_bytes:.2f}" if base_bytes else "-"
-        lines.append(f"| {rival.name} | {seconds:.2f} | {seconds / base_seconds:.3f} | {int(peak) >> 20} | {memory} |")
+        figures = f"{len(rival.seconds)} | {seconds:.2f} | {seconds / base_seconds:.3f} | {int(peak) >> 20} | {memory}"
+        lines.append(f"| {rival.name} | {figures} |")
     return "\n".join(lines)
