@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAKE = "./example_flake"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest"]  # that one is for our own tests
 
 
 def setup(option: str) -> str:
@@ -37,7 +38,7 @@ def commands() -> dict[str, list[str]]:
     return {
         "nix flake check": ["nix", "flake", "check", *override, FLAKE],
         "nix build (all checks)": ["nix", "build", "--no-link", *override, *checks],
-        "pytest --nixos-flake (all verified)": [sys.executable, "-m", "pytest", "-q", "--nixos-flake", FLAKE],
+        "pytest --nixos-flake (all verified)": [*PYTEST, "--nixos-flake", FLAKE],
     }
 
 

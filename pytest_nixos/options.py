@@ -1,5 +1,6 @@
 """Every option and ini key, and the one frozen object they become."""
 
+import argparse
 import os
 import re
 from dataclasses import dataclass
@@ -93,10 +94,9 @@ def seconds(text: str) -> float:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _override(line: str) -> tuple[str, str]:

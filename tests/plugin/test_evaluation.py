@@ -106,6 +106,26 @@ def test_a_session_in_which_all_is_known_starts_no_nix(
     assert outcomes(run(pytester)) == {"passed": 1, "verified": 2}
 
 
+def test_edits_of_unread_files_start_no_nix(pytester: pytest.Pytester, small_flake: SmallFlake, calls: Calls) -> None:
+    readme = small_flake.folder / "README.md"
+    readme.write_text("one\n")
+    write(small_flake, 'a = plain "a" "true";')
+    subprocess.run(("git", "add", "README.md"), cwd=small_flake.folder, check=True)
+    pytester.makeini("[pytest]\nnixos_flake = flake\nnixos_unread =\n  README.md\n  docs/*\n")
+    started = []
+    for text in ("two\n", "three\n", "four\n", "five\n"):
+        readme.write_text(text)
+        outcomes(pytester.runpytest())
+        started.append(sum(" eval " in call for call in calls.taken()))
+    assert started == [1, 1, 0, 0]  # known for the first time; tried in a copy; and from then on believed
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "x", "1.5"])
+def test_a_number_of_workers_that_makes_no_sense(pytester: pytest.Pytester, workers: str) -> None:
+    result = pytester.runpytest("--nixos-flake", "flake", f"--nixos-eval-workers={workers}")
+    result.stderr.fnmatch_lines([f"*--nixos-eval-workers: '{workers}' is not a whole number from 1 on"])
+
+
 def test_without_the_cache_it_is_evaluated_again(
     pytester: pytest.Pytester, small_flake: SmallFlake, calls: Calls
 ) -> None:
