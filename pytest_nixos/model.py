@@ -130,12 +130,16 @@ class FlakePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All flakes of the session, the system, the seconds that evaluation took, the warnings of the records."""
+    """All flakes of the session, the system, the seconds that evaluation took, the warnings of caches and records.
+
+    evaluated: an evaluator ran; else all was known, or nothing was found.
+    """
 
     system: str
     nix_version: str
     flakes: tuple[FlakePlan, ...]
     evaluate_seconds: float
+    evaluated: bool = True
     warnings: tuple[str, ...] = ()
 
 

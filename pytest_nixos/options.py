@@ -81,8 +81,11 @@ class Options:
 
 
 def cache_home() -> Path:
-    """The plugin's cache folder, by the XDG base directory specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-nixos"
+    """The plugin's cache folder, by the XDG base directory specification. Raises PytestNixosError without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-nixos"
+    except RuntimeError:
+        raise PytestNixosError("this user has no home directory", "set HOME or XDG_CACHE_HOME") from None
 
 
 def seconds(text: str) -> float:

@@ -38,7 +38,13 @@ def make(nix: Nix, request: Request, progress: Progress) -> Plan:
     """Evaluate the flakes and look the checks up. A flake that does not evaluate is part of the plan."""
     started = time.monotonic()
     system = request.system or nix.system
-    evaluated = [_evaluate(nix, request, ref, system, progress) for ref in request.flakes]
+    steps: list[str] = []
+
+    def show(text: str) -> None:
+        steps.append(text)
+        progress(text)
+
+    evaluated = [_evaluate(nix, request, ref, system, show) for ref in request.flakes]
     seconds = time.monotonic() - started
     found, warnings = _look_up(evaluated, request.stores)
     judged = [_with_evidence(flake, found, request) for flake in evaluated]
@@ -47,6 +53,7 @@ def make(nix: Nix, request: Request, progress: Progress) -> Plan:
         nix_version=nix.version,
         flakes=tuple(judged),
         evaluate_seconds=seconds,
+        evaluated=bool(steps),
         warnings=(*(request.evaluator.cache.warnings if request.evaluator.cache else ()), *warnings),
     )
 
@@ -59,7 +66,6 @@ def _evaluate(nix: Nix, request: Request, ref: str, system: str, progress: Progr
     target = _target(nix, request, resolved, system)
     path = resolved.path
     try:
-        progress(f"evaluating {ref}")
         path = path or target.source()
         checks = request.evaluator.checks(
             target, lambda done, total: progress(f"evaluating {ref}: {done}/{total} checks")

@@ -10,7 +10,8 @@ from pytest_nixos.model import Check, EvalFailed, Evidence, FlakePlan, Plan, Pre
 
 def header(plan: Plan, accelerator: str) -> list[str]:
     """The lines that say what was found, before anything runs; accelerator is "" when it is not known yet."""
-    lines = [f"nixos: {plan.system}, Nix {plan.nix_version}, evaluated in {duration(plan.evaluate_seconds)}"]
+    how = f"evaluated in {duration(plan.evaluate_seconds)}" if plan.evaluated else "nothing to evaluate"
+    lines = [f"nixos: {plan.system}, Nix {plan.nix_version}, {how}"]
     lines += [f"nixos: accelerator {accelerator}"] if accelerator else []
     lines += [f"nixos: {_flake_line(flake)}" for flake in plan.flakes]
     return lines + [f"nixos: warning: {text}" for text in plan.warnings]

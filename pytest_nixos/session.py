@@ -117,6 +117,7 @@ class Session:
                 cache=self.cache,
                 workers=options.eval_workers,
                 unread=Unread(options.unread) if options.unread else None,
+                scratch=self.run_dir.path,
             ),
             max_age=options.max_age,
             mode=options.mode,

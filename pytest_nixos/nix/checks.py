@@ -2,18 +2,19 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_nixos import host
 from pytest_nixos.errors import CommandFailed, EvaluationError
 from pytest_nixos.model import Check, EvalFailed
-from pytest_nixos.nix import build, eval_jobs
+from pytest_nixos.nix import build, eval_jobs, tree
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.describe import parse_check
 from pytest_nixos.nix.evaluate import Evaluated, Progress, evaluate
-from pytest_nixos.nix.fingerprint import fingerprint, seen
+from pytest_nixos.nix.fingerprint import fingerprint, is_undisturbed, seen
 from pytest_nixos.nix.limits import Limits
 from pytest_nixos.nix.message import nix_message
-from pytest_nixos.nix.reuse import remember, reusable
+from pytest_nixos.nix.reuse import forget, remember, reusable
 from pytest_nixos.nix.target import Target
 from pytest_nixos.nix.unread import Unread
 
@@ -25,12 +26,13 @@ class Evaluator:
     """How to evaluate.
 
     cache: where results are kept, None for nowhere. workers: how many processes at most, None for as many as fit.
-    unread: files that no check depends on, None for none.
+    unread: files that no check depends on, None for none. scratch: a folder for passing copies.
     """
 
     cache: Cache | None
     workers: int | None = None
     unread: Unread | None = None
+    scratch: Path | None = None
 
     def checks(self, target: Target, progress: Progress = lambda done, total: None) -> tuple[Check | EvalFailed, ...]:
         """Every check of the target, in the order of their names; progress is called with (done, total).
@@ -50,16 +52,24 @@ class Evaluator:
             return known if known.is_complete else None
         if self.unread is None:
             return None
-        return reusable(target, self.cache, self.unread, self._known, lambda copy: self._evaluate(copy, progress, None))
+        return reusable(
+            target,
+            self.cache,
+            self.unread,
+            self.scratch,
+            self._known,
+            lambda copy: self._evaluate(copy, progress, None),
+        )
 
     def _fresh(self, target: Target, progress: Progress) -> Evaluated:
         """Evaluate what is not known, which may be nothing after all."""
+        started = tree.now()
         key = fingerprint(target, self.cache) if self.cache else None
         known = self._known(key)
         if not known.is_complete:
             missing = [at for at, name in enumerate(known.names) if name not in known.answers]
             known = _merged(known, self._evaluate(target, progress, missing or None))
-            self._keep(target, key, known)
+            self._keep(target, key, known, started)
         return known
 
     def restore(self, target: Target, all_: Sequence[Check | EvalFailed], wanted: Collection[Check]) -> list[str]:
@@ -76,6 +86,8 @@ class Evaluator:
         changed = [all_[at].attr for at in positions if _check(fresh, all_[at].attr) != all_[at]]
         if changed and self.cache and (key := fingerprint(target, self.cache)):
             self.cache.drop(_KIND, key)
+        if changed and self.cache and self.unread:
+            forget(target, self.cache, self.unread)
         return changed
 
     def _evaluate(self, target: Target, progress: Progress, only: Sequence[int] | None) -> Evaluated:
@@ -96,9 +108,9 @@ class Evaluator:
         entry = self.cache.get(_KIND, key) if self.cache and key else None
         return Evaluated(names=entry["names"], answers=entry["answers"]) if entry else Evaluated([])
 
-    def _keep(self, target: Target, key: str | None, known: Evaluated) -> None:
-        """Keep what did evaluate, unless the flake has changed meanwhile; what failed is tried anew each time."""
-        if self.cache and key and fingerprint(target, self.cache) == key:
+    def _keep(self, target: Target, key: str | None, known: Evaluated, started: int) -> None:
+        """Keep what did evaluate, unless the flake was touched meanwhile; what failed is tried anew each time."""
+        if self.cache and key and fingerprint(target, self.cache) == key and is_undisturbed(target, started):
             self.cache.put(_KIND, key, {"names": known.names, "answers": known.answers})
             if self.unread:
                 remember(target, self.cache, self.unread, key)

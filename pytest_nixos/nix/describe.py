@@ -81,7 +81,7 @@ def parse_line(line: bytes, mark: str) -> Names | Described | None:
     try:
         answer = json.loads(line[begin + len(mark) :])
         return Names(answer["names"]) if "names" in answer else Described(answer["position"], answer)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # half a line, of an evaluator that was ended
 
 

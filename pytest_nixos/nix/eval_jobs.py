@@ -55,7 +55,7 @@ def evaluate(target: Target, limits: Limits, progress: Progress) -> Evaluated:
 def _argv(target: Target, limits: Limits) -> tuple[str, ...]:
     overrides = [word for name, url in target.overrides for word in ("--override-input", name, url)]
     return (
-        _PROGRAM, "--flake", f"{target.ref.url}#{target.attr}", "--apply", describe.one(), *overrides,
+        _PROGRAM, "--flake", f"{target.ref.url}#{target.attr}", "--apply", describe.one(), *overrides, *target.options,
         "--workers", str(limits.workers), "--max-memory-size", str(limits.replace_bytes >> 20),
         *(("--impure",) if target.impure else ()),
     )  # fmt: skip
@@ -66,6 +66,8 @@ def _take(result: Evaluated, positions: dict[str, int], line: bytes) -> None:
     try:
         entry: dict[str, Any] = json.loads(line)
         (name,) = entry["attrPath"]
-        result.answers[name] = {"position": positions[name], "attr": name, **entry["extraValue"]}
-    except (ValueError, KeyError, TypeError):
+        answer = {"position": positions[name], "attr": name, **entry["extraValue"]}
+        describe.parse_check(answer)
+        result.answers[name] = answer
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return

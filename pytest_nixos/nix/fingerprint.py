@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nixos.errors import CommandFailed
-from pytest_nixos.nix import describe, eval_jobs, settings
+from pytest_nixos.nix import describe, eval_jobs, settings, tree
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.target import Target, flake_file
-from pytest_nixos.nix.tree import Unusual, folder_state, git_root, tree_state
+from pytest_nixos.nix.tree import Unusual, folder_state, git_root
 
-SCHEMA = 2  # of what is kept by a fingerprint
+SCHEMA = 3  # of what is kept by a fingerprint
 _REVISED = ("git", "github", "gitlab", "sourcehut", "mercurial")  # inputs that a revision fixes
 
 
@@ -36,14 +36,14 @@ def fingerprint(target: Target, cache: Cache) -> str | None:
     if _is_impure(target):
         return None
     now = seen(target, cache)
-    return now.key if now is not None else _ask(target, cache, ground(target), _tree(target))
+    return now.key if now is not None else _ask(target, cache, tree.now())
 
 
 def seen(target: Target, cache: Cache) -> Seen | None:
     """What `fingerprint` gives where Nix need not be asked; else None."""
-    tree = None if _is_impure(target) else _tree(target)
+    state = None if _is_impure(target) else _tree(target)
     base = ground(target)
-    known = cache.get("locked", digest(base, tree)) if tree else None
+    known = cache.get("locked", digest(base, state)) if state else None
     if known is None or not is_still(known["local"]):
         return None
     return Seen(digest(base, known["locked"], known["local"]), known["local"])
@@ -54,12 +54,32 @@ def is_still(local: dict[str, str]) -> bool:
     return _local_states(local) == local
 
 
+def is_undisturbed(target: Target, moment: int) -> bool:
+    """Whether nobody has written to the flake since `moment` (of nix.tree.now), not even to undo it at once.
+
+    Each evaluator reads the flake when it starts, so that equal keys before and after are not enough.
+    """
+    return target.ref.path is None or not tree.touched_since(target.ref.path.parent, moment)
+
+
 def _is_impure(target: Target) -> bool:
-    return target.impure or settings.are_impure()
+    return target.impure or settings.are_impure() or any(map(_is_unwatched, _urls(target)))
+
+
+def _urls(target: Target) -> list[str]:
+    own = [] if target.ref.path else [target.ref.url]
+    return [*own, *(url for _, url in target.overrides if not url.startswith("path:/"))]
+
+
+def _is_unwatched(url: str) -> bool:
+    """Whether a reference means files of this machine that may be edited and put back unnoticed."""
+    if url.startswith("/"):
+        return git_root(Path(os.path.realpath(url))) is not None
+    return url.startswith((".", "path:", "git+file:", "hg+file:", "file:"))
 
 
 def _tree(target: Target) -> str | None:
-    return tree_state(target.ref.path.parent) if target.ref.path else None
+    return tree.tree_state(target.ref.path.parent) if target.ref.path else None
 
 
 def ground(target: Target) -> list[Any]:
@@ -78,8 +98,9 @@ def _place(url: str) -> list[str]:
     return [str(place), str(git_root(place))]
 
 
-def _ask(target: Target, cache: Cache, ground: list[Any], tree: str | None) -> str | None:
+def _ask(target: Target, cache: Cache, moment: int) -> str | None:
     """The key by Nix's own word, which is kept where it depends on nothing but the tree and local folders."""
+    state, base = _tree(target), ground(target)
     try:
         metadata = target.metadata()
     except (CommandFailed, ValueError):
@@ -93,14 +114,15 @@ def _ask(target: Target, cache: Cache, ground: list[Any], tree: str | None) -> s
     if local is None:
         return None
     said = digest(locked, locks)
-    if tree is not None and _is_of_tree(target, metadata) and _is_still(target, metadata, tree, local):
-        cache.put("locked", digest(ground, tree), {"locked": said, "local": local})
-    return digest(ground, said, local)
+    still = state is not None and _is_of_tree(target, metadata) and _is_still(target, metadata, state, local)
+    if still and is_undisturbed(target, moment):
+        cache.put("locked", digest(base, state), {"locked": said, "local": local})
+    return digest(base, said, local)
 
 
-def _is_still(target: Target, metadata: dict[str, Any], tree: str, local: dict[str, str]) -> bool:
+def _is_still(target: Target, metadata: dict[str, Any], state: str, local: dict[str, str]) -> bool:
     """Whether what Nix said is of this tree and these folders: each may have been edited while the other was read."""
-    return tree == _tree(target) and (not local or target.metadata() == metadata)
+    return state == _tree(target) and (not local or target.metadata() == metadata)
 
 
 def _is_fixed(entry: dict[str, Any]) -> bool:

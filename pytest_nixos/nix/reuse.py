@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from pytest_nixos.errors import PytestNixosError
@@ -10,6 +12,7 @@ from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.evaluate import Evaluated
 from pytest_nixos.nix.fingerprint import digest, ground, is_still, seen
 from pytest_nixos.nix.target import Target
+from pytest_nixos.nix.tree import Unusual
 from pytest_nixos.nix.unread import Unread, commits, skeleton, unreadable
 
 _KIND = "unread"
@@ -30,12 +33,14 @@ def reusable(
     target: Target,
     cache: Cache,
     unread: Unread,
+    scratch: Path | None,
     known: Callable[[str], Evaluated],
     evaluate: Callable[[Target], Evaluated],
 ) -> Evaluated | None:
     """An evaluation of another state of the tree that is one of the present state, too; None when there is none.
 
-    known: the evaluation kept under a key. evaluate: how the copy is evaluated, the first time that this is asked.
+    scratch: where the copy is made. known: the evaluation kept under a key.
+    evaluate: how the copy is evaluated, the first time that this is asked.
     """
     place = _place(target, unread)
     entry = cache.get(_KIND, place) if place is not None else None
@@ -45,20 +50,27 @@ def reusable(
     if not before.is_complete or not is_still(entry["local"]):
         return None
     if entry["tried"] is None:
-        tried = _is_unread(target, unread, entry["commits"], before, evaluate)
+        copy = unreadable(target, unread, entry["commits"], scratch)
+        tried = _is_unread(copy, before, evaluate)
         entry["tried"] = tried and _place(target, unread) == place
         cache.put(_KIND, place, entry)
     return before if entry["tried"] is True else None
 
 
+def forget(target: Target, cache: Cache, unread: Unread) -> None:
+    """Do not reuse for the present tree what was reused."""
+    if (place := _place(target, unread)) is not None:
+        cache.drop(_KIND, place)
+
+
 def _is_unread(
-    target: Target, unread: Unread, count: int, before: Evaluated, evaluate: Callable[[Target], Evaluated]
+    unreadable_copy: AbstractContextManager[Target | None], before: Evaluated, evaluate: Callable[[Target], Evaluated]
 ) -> bool:
     """Whether the flake evaluates to the same where those files can't be read."""
     try:
-        with unreadable(target, unread, count) as copy:
+        with unreadable_copy as copy:
             after = evaluate(copy) if copy is not None else None
-    except PytestNixosError:
+    except (PytestNixosError, OSError, Unusual):  # no room for a copy, for instance
         return False
     return after is not None and (after.names, after.answers) == (before.names, before.answers)
 

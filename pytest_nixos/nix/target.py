@@ -12,19 +12,20 @@ from pytest_nixos.nix.command import Nix
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One attribute set of checks: the flake, the attribute path of the set, the overridden inputs."""
+    """One attribute set of checks: the flake, the attribute path of the set, overridden inputs, more options of Nix."""
 
     nix: Nix
     ref: FlakeRef
     attr: str
     overrides: tuple[tuple[str, str], ...] = field(default=())
     impure: bool = False
+    options: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
         """The flags of every command on this flake."""
         overrides = [word for name, url in self.overrides for word in ("--override-input", name, url)]
-        return ("--no-write-lock-file", *overrides, *(("--impure",) if self.impure else ()))
+        return ("--no-write-lock-file", *overrides, *self.options, *(("--impure",) if self.impure else ()))
 
     def eval_argv(self, function: str) -> tuple[str, ...]:
         """The command that applies a Nix function to the attribute set, and says plainly what it traces."""

@@ -8,6 +8,7 @@ hidden changes, a configuration that makes git look less closely) has no state h
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ _HARMLESS_ENV = (
 # What makes objects or attributes other than they seem, and git directories that are not their own.
 _UNUSUAL_FILES = ("info/attributes", "info/grafts", "refs/replace", "commondir")
 _GIT_SECONDS = 60.0
+_CLOCK_REALTIME_COARSE = 5  # of clock_gettime(2) on Linux, which Python has no name for
 
 
 class Unusual(Exception):
@@ -48,8 +50,37 @@ def tree_state(folder: Path) -> str | None:
     try:
         root = git_root(folder)
         return folder_state(folder) if root is None else _git_state(root)
-    except (Unusual, PytestNixosError, OSError, ValueError):
+    except (Unusual, PytestNixosError, OSError, ValueError, RuntimeError):  # the last where nobody has a home
         return None
+
+
+def now() -> int:
+    """This moment by the clock of file times, in nanoseconds."""
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+
+
+def touched_since(folder: Path, moment: int) -> bool:
+    """Whether a file of the tree of the flake in `folder` may have been written since `moment`, even if it was undone.
+
+    Outside of a repository the state of the tree tells, since it covers all times.
+    """
+    try:
+        root = git_root(folder)
+        if root is None:
+            return False
+        names = [
+            os.fsdecode(name) for name in _git(root, "ls-files", "-z", "--recurse-submodules").split(b"\0") if name
+        ]
+        return any(_changed_at(root / name) >= moment for name in (".git", ".git/HEAD", *names))
+    except (PytestNixosError, OSError):
+        return True
+
+
+def _changed_at(place: Path) -> int:
+    try:
+        return place.lstat().st_ctime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def git_root(folder: Path) -> Path | None:
@@ -165,7 +196,7 @@ def _changed(status: bytes) -> Iterator[bytes]:
 
 
 def _changed_content(root: Path, name: bytes) -> bytes:
-    """The content of a changed file; "absent" when there is none.
+    """The content of a changed file; "absent" and which of its folders are there when there is none.
 
     Raises Unusual where a folder has taken a file's place, or a link a folder's: versions of Nix differ in what of
     the files behind it they let a flake see.
@@ -177,7 +208,8 @@ def _changed_content(root: Path, name: bytes) -> bytes:
     try:
         content = _content(place)
     except (FileNotFoundError, NotADirectoryError):
-        return b"absent"
+        # Some versions show the folders that it was in, empty, as long as they are there.
+        return b"absent " + b"".join(b"01"[(root / folder).is_dir()].to_bytes(1, "big") for folder in above)
     if content == "folder":
         raise Unusual(place)
     return os.fsencode(content)

@@ -2,12 +2,13 @@
 
 A flake's own hash and times change with every file in it, so Nix evaluates all of it again after an edit of the README.
 Here the user names files that no check reads (`README.md`, `docs/*`). The first time that only such files have changed,
-the flake is evaluated in a copy in which each of them is a folder, which nothing can read as a file, and in which the
-revision, the times and all hashes of the flake are others. When every derivation is the same as before, none of that
-can have mattered, and from then on changes to these files alone do not call for an evaluation.
+the flake is evaluated in a copy in which each of them has a content that Nix can neither read as text nor import, in
+which the revision, the times and all hashes of the flake are others, and without import from derivations. When every
+derivation is the same as before, none of that can have mattered, and from then on changes to these files alone do not
+call for an evaluation.
 
 What this can't see is code that computes with the text of a hash, a time or a path of the flake and happens to come to
-the same result twice, or an import from a derivation that does. So it is off unless files are named.
+the same result twice, and a copy of such a file that is pinned by a hash. So it is off unless files are named.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ from pytest_nixos.nix.target import Target
 from pytest_nixos.nix.tree import Unusual, git_root, tree_state
 
 _ALWAYS_READ = ("flake.nix", "flake.lock")
-_WHO = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost", "-c", "commit.gpgSign=false")
+_PLAIN = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false")
+_WHO = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost")
 _LONG_AGO = 981173106  # 2001-02-03 04:05:06 UTC, in seconds: no time of a real commit, in none of its parts
 
 
@@ -79,10 +81,7 @@ def skeleton(folder: Path, unread: Unread) -> str | None:
 
 
 def _content(place: Path, only_type: bool) -> str:
-    try:
-        mode = place.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "absent"
+    mode = place.lstat().st_mode
     if stat.S_ISLNK(mode):
         return f"link {place.readlink()}"
     kind = f"{stat.S_IFMT(mode)} {bool(mode & stat.S_IXUSR)}"
@@ -95,8 +94,10 @@ def _content(place: Path, only_type: bool) -> str:
 def _tree(folder: Path) -> _Tree:
     root = git_root(folder)
     if root is None:
-        inner = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        inner = sorted(folder.rglob("*"))
         return _Tree(folder, folder, tuple(str(path.relative_to(folder)) for path in inner), False)
+    if (root / ".git" / "shallow").exists():
+        raise Unusual(root)  # whether a flake sees the number of commits then depends on the version of Nix
     names = _git(root, "ls-files", "-z").split(b"\0")
     changed = bool(_git(root, "diff", "HEAD", "--name-only", "-z"))
     if bool(_git(root, "status", "--porcelain", "-z", "--untracked-files=no")) != changed:
@@ -116,9 +117,10 @@ def commits(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def unreadable(target: Target, unread: Unread, commits: int) -> Iterator[Target | None]:
+def unreadable(target: Target, unread: Unread, commits: int, place: Path | None = None) -> Iterator[Target | None]:
     """The same target in a copy of its tree in which those files can't be read; None when there are none.
 
+    place: a folder for the copy, which is removed at the end.
     commits: how many commits the copy must not have, since a flake can see their number.
     Raises StoreError at the end when the tree has changed meanwhile: what was found is not of it.
     """
@@ -128,14 +130,14 @@ def unreadable(target: Target, unread: Unread, commits: int) -> Iterator[Target 
     if not hidden:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="pytest-nixos-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="pytest-nixos-", dir=place) as scratch:
         root = Path(scratch).resolve() / "source"
         _copy(tree, root, set(hidden))
         if tree.is_git:
             _commit(tree, root, root / hidden[0], 2 if commits == 1 else 1)
         folder = root / os.path.relpath(tree.flake, tree.root)
         ref = FlakeRef(url=quote_path(folder), label=target.ref.label, path=folder / "flake.nix")
-        yield replace(target, ref=ref)
+        yield replace(target, ref=ref, options=("--option", "allow-import-from-derivation", "false"))
         others = set(tree.names) - set(hidden)
         if any(_content(root / name, False) != _content(tree.root / name, False) for name in others):
             raise StoreError(f"{tree.root} has changed while it was evaluated")
@@ -151,23 +153,27 @@ def _copy(tree: _Tree, root: Path, hidden: set[str]) -> None:
         source, copy = tree.root / name, root / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if name in hidden:
+            copy.write_bytes(_unreadable_content())
+            shutil.copymode(source, copy)
+        elif source.is_dir() and not source.is_symlink():
             copy.mkdir()
-            (copy / "unread").write_text(secrets.token_hex(16))
-        elif os.path.lexists(source):
+        else:
             shutil.copy2(source, copy, follow_symlinks=False)
     for copy in (root, *root.rglob("*")):
         os.utime(copy, (_LONG_AGO, _LONG_AGO), follow_symlinks=False)
 
 
 def _commit(tree: _Tree, root: Path, hidden: Path, commits: int) -> None:
-    """Make the copy a repository of another revision, number of commits and time; dirty like the real one.
-
-    A file that is missing from the work tree, though git tracks it, is missing from the copy and its history.
-    """
+    """Make the copy a repository of another revision, number of commits and time; dirty like the real one."""
     env = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), f"{_LONG_AGO} +0000")
     _git(root, "init", "--quiet", "--template=")
     _git(root, "add", "--all", "--force")
     for _ in range(commits):
-        _git(root, *_WHO, "commit", "--quiet", "--no-verify", "--allow-empty", "--message", "copy", env=env)
+        _git(root, *_PLAIN, *_WHO, "commit", "--quiet", "--no-verify", "--allow-empty", "--message", "copy", env=env)
     if tree.is_dirty:
-        (hidden / "unread").write_text(secrets.token_hex(17))
+        hidden.write_bytes(_unreadable_content())
+
+
+def _unreadable_content() -> bytes:
+    """What readFile refuses for its zero byte, which tryEval does not catch, and import for what is before that."""
+    return b"]})\0" + secrets.token_bytes(16 + secrets.randbelow(16))

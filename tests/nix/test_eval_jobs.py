@@ -73,6 +73,8 @@ def printed(checks: tuple[Check | EvalFailed, ...], names: list[str]) -> list[st
 
 ERROR = '{"attr":"throws","attrPath":["throws"],"error":"error: no"}\n'
 NAMELESS = '{"attr":"","attrPath":[],"drvPath":"/nix/store/x.drv","extraValue":{}}\n'
+SHAPELESS = '{"attr":"a","attrPath":["a"],"extraValue":{}}\n{"attr":"a","attrPath":["a"],"extraValue":{"driver":[]}}\n'
+DEEP = "[" * 100_000 + "\n"
 STRANGER = '{"attr":"z","attrPath":["z"],"drvPath":"/nix/store/x.drv","extraValue":{}}\n'
 
 
@@ -82,6 +84,7 @@ STRANGER = '{"attr":"z","attrPath":["z"],"drvPath":"/nix/store/x.drv","extraValu
         (["a", "b.c"], [ERROR], 0),
         (["a"], [], 1),  # a worker was killed: it says nothing of the rest
         ([], [], 1),
+        ([], [SHAPELESS, DEEP], 0),
         (["a"], [NAMELESS, STRANGER, "[]\n", "null\n", "{}\n", "\xff\n", '{"attr":"b.c","attrPa'], 0),
     ],
 )

@@ -16,6 +16,7 @@ from pytest_nixos.nix.attrs import resolve
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.checks import Evaluator
 from pytest_nixos.nix.command import Nix
+from pytest_nixos.nix.evaluate import Evaluated
 from pytest_nixos.nix.target import Target
 from pytest_nixos.nix.unread import Unread, skeleton
 
@@ -42,6 +43,9 @@ READS = {
     "a copy of a folder": '"${./docs}"',
     "a copy of all": '"${./.}"',
     "a filtered copy": 'builtins.path { path = ./.; name = "s"; filter = path: type: type == "regular"; }',
+    "content of what is regular": (
+        'if (builtins.readDir ./docs)."a.md" == "regular" then builtins.readFile ./docs/a.md else "none"'
+    ),
     "the flake itself": '"${self}"',
     "the flake's path": "toString ./.",
     "the path's hash": 'builtins.hashString "sha256" (toString ./.)',
@@ -116,13 +120,11 @@ class Repository:
 def test_what_a_check_depends_on_is_never_passed_over(tmp_path: Path, nix: Nix, text: str) -> None:
     repository = Repository.make(tmp_path, nix, text)
     repository.cached()
-    for name in ("README.md", "docs/a.md", "README.md"):
-        repository.append(name)
-        repository.cached()
-    for _ in range(2):
+    for state in ("known for the first time", "tried", "committed, and tried again"):
         repository.append("README.md")
         repository.append("docs/a.md")
-        repository.commit()
+        if state.startswith("committed"):
+            repository.commit()
         repository.cached()
 
 
@@ -171,6 +173,85 @@ def test_a_flake_in_a_folder_of_a_repository(tmp_path: Path, nix: Nix) -> None:
 
 
 @pytest.mark.nix
+def test_an_import_from_a_derivation_that_may_look_at_an_unread_file(tmp_path: Path, nix: Nix, busybox: Path) -> None:
+    script = "if $busybox grep -rq secret $src; then echo yes; else echo no; fi > $out"
+    text = f"""builtins.readFile (derivation {{
+      name = "look"; system = "x86_64-linux"; src = ./docs; busybox = "${{./busybox}}"; builder = "${{./busybox}}";
+      args = [ "sh" "-c" "{script}" ];
+    }})"""
+    repository = Repository.make(tmp_path, nix, text)
+    shutil.copy(busybox, repository.folder / "busybox")
+    repository.git("add", "busybox")
+    for text in ("a", "b", "secret"):
+        (repository.folder / "docs" / "a.md").write_text(text)
+        repository.cached()
+
+
+@pytest.mark.nix
+def test_a_clone_that_becomes_shallow(tmp_path: Path, nix: Nix) -> None:
+    repository = Repository.make(tmp_path, nix, 'if self ? revCount then "deep" else "shallow"')
+    for _ in range(3):
+        repository.append("README.md")
+        repository.commit()
+        repository.cached()
+    repository.append("README.md")
+    repository.commit()
+    head = subprocess.run(("git", "rev-parse", "HEAD"), cwd=repository.folder, check=True, capture_output=True).stdout
+    (repository.folder / ".git" / "shallow").write_bytes(head)
+    repository.cached()
+
+
+@pytest.mark.nix
+def test_a_new_folder_that_is_empty(tmp_path: Path, nix: Nix) -> None:
+    """Outside of a repository Nix sees it."""
+    repository = Repository.make(tmp_path, nix, 'if builtins.pathExists ./new then "yes" else "no"')
+    shutil.rmtree(repository.folder / ".git")
+    for _ in range(3):
+        repository.append("README.md")
+        repository.cached()
+    (repository.folder / "new").mkdir()
+    repository.cached()
+
+
+@pytest.mark.nix
+@pytest.mark.parametrize("back", [False, True])
+def test_a_tracked_folder_that_is_gone_or_empty(tmp_path: Path, nix: Nix, back: bool) -> None:
+    """Nix 2.8 shows an empty folder whose files are tracked."""
+    repository = Repository.make(tmp_path, nix, 'if builtins.pathExists ./docs then "yes" else "no"')
+    docs = repository.folder / "docs"
+    (docs / "a.md").unlink()
+    if back:
+        repository.cached()
+        docs.rmdir()
+    else:
+        docs.rmdir()
+        repository.cached()
+        docs.mkdir()
+    repository.cached()
+
+
+@pytest.mark.nix
+def test_an_edit_that_is_undone_while_it_is_evaluated(
+    tmp_path: Path, nix: Nix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is the same before and after, but what was evaluated was something else."""
+    repository = Repository.make(tmp_path, nix, '"text"')
+    host = repository.folder / "host.nix"
+    real = Evaluator._evaluate
+
+    def disturbed(self: Evaluator, *args: object) -> Evaluated:
+        host.write_text(HOST.replace("0", "1"))
+        found = real(self, *args)  # type: ignore[arg-type]
+        host.write_text(HOST)
+        return found
+
+    monkeypatch.setattr(Evaluator, "_evaluate", disturbed)
+    other = repository.checks(repository.cache)
+    monkeypatch.setattr(Evaluator, "_evaluate", real)
+    assert repository.cached() != other
+
+
+@pytest.mark.nix
 @pytest.mark.parametrize(("text", "evaluations"), [('"text"', 2), ("toString self.lastModified", 4)])
 def test_a_flake_that_is_in_no_repository(tmp_path: Path, nix: Nix, text: str, evaluations: int) -> None:
     """Its files' times are the flake's, so that all of this may happen within one of its seconds."""
@@ -207,7 +288,7 @@ def test_a_check_that_does_not_evaluate_is_never_reused(tmp_path: Path, nix: Nix
 
 
 @pytest.mark.nix
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.sampled_from([*READS.values(), *READS_NOT.values()]),
     steps=st.lists(
@@ -227,7 +308,7 @@ def test_a_check_that_does_not_evaluate_is_never_reused(tmp_path: Path, nix: Nix
             ]
         ),
         min_size=3,
-        max_size=8,
+        max_size=6,
     ),
 )
 def test_any_edits(nix: Nix, text: str, steps: list[str]) -> None:
