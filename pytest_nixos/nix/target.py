@@ -28,9 +28,14 @@ class Target:
         return ("--no-write-lock-file", *overrides, *self.options, *(("--impure",) if self.impure else ()))
 
     def eval_argv(self, function: str) -> tuple[str, ...]:
-        """The command that applies a Nix function to the attribute set, and says plainly what it traces."""
+        """The command that applies a Nix function to the attribute set, and says plainly what it traces.
+
+        All steps to an error are asked for, since the function's own would else take the place of the flake's.
+        """
         installable = f"{self.ref.url}#{self.attr}"
-        return self.nix.flake("eval", "--json", "--log-format", "raw", *self.flags, installable, "--apply", function)
+        return self.nix.flake(
+            "eval", "--json", "--log-format", "raw", "--show-trace", *self.flags, installable, "--apply", function
+        )
 
     def metadata(self) -> dict[str, Any]:
         """What Nix says of the flake without evaluating it: its locked form and its locks. Raises CommandFailed."""

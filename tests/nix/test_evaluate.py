@@ -9,6 +9,10 @@ NEW = "error:\n       … while calling\n         at /f.nix:3:4:\n\n       error
 
 
 EXCERPT = "error: attribute 'a' missing\n  at /f.nix:1:2:\n\n   1| b = trace \"error: only said\" {}.a\n      |\n"
+OLD_TRACE = (
+    "error: thrown\n\n       … while evaluating 'a'\n\n       at /f.nix:3:4:\n\n            2|\n\n"
+    "       … while evaluating 'say'\n\n       at «string»:62:13:\n\n           61|\n"
+)
 OWN = (
     "error:\n       … while calling 'seq'\n         at «string»:7:4:\n            6| in\n\n"
     "       … from call site\n         at /f.nix:3:4:\n\n"
@@ -23,6 +27,7 @@ OWN = (
         (NEW, "error: attribute 'foo' missing", "at /f.nix:3:4:"),
         (EXCERPT, "error: attribute 'a' missing", "only said"),
         (OWN, "error: thrown", "at /f.nix:3:4:"),
+        (OLD_TRACE, "error: thrown", "at /f.nix:3:4:"),
         ("Killed\n", "Killed", "Killed"),
         ("", "", ""),
     ],
