@@ -176,15 +176,17 @@ def test_a_flake_in_a_folder_of_a_repository(tmp_path: Path, nix: Nix) -> None:
 def test_an_import_from_a_derivation_that_may_look_at_an_unread_file(tmp_path: Path, nix: Nix, busybox: Path) -> None:
     script = "if $busybox grep -rq secret $src; then echo yes; else echo no; fi > $out"
     text = f"""builtins.readFile (derivation {{
-      name = "look"; system = "x86_64-linux"; src = ./docs; busybox = "${{./busybox}}"; builder = "${{./busybox}}";
+      name = "look"; system = "x86_64-linux"; src = ./docs; busybox = "${{./tools}}/busybox";
+      builder = "${{./tools}}/busybox";
       args = [ "sh" "-c" "{script}" ];
     }})"""
     repository = Repository.make(tmp_path, nix, text)
-    shutil.copy(busybox, repository.folder / "busybox")
-    repository.git("add", "busybox")
+    (repository.folder / "tools").mkdir()
+    shutil.copy(busybox, repository.folder / "tools" / "busybox")
+    repository.git("add", "tools")
     for text in ("a", "b", "secret"):
         (repository.folder / "docs" / "a.md").write_text(text)
-        repository.cached()
+        assert all(isinstance(check, Check) for check in repository.cached()), repository.cached()
 
 
 @pytest.mark.nix
