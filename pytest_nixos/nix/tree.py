@@ -97,7 +97,7 @@ def folder_state(folder: Path) -> str:
     """
     total = hashlib.sha256(os.fsencode(os.path.realpath(folder)))
     for place in _walk(folder):
-        entry = f"\0{place.relative_to(folder)}\0{place.lstat().st_mtime_ns}\0{_content(place)}"
+        entry = f"\0{place.relative_to(folder)}\0{place.lstat().st_mtime_ns}\0{content(place)}"
         total.update(os.fsencode(entry))
     return f"folder {total.hexdigest()}"
 
@@ -109,7 +109,7 @@ def _walk(place: Path, *, follow: bool = True) -> Iterator[Path]:
             yield from _walk(inner, follow=False)
 
 
-def _content(place: Path) -> str:
+def content(place: Path) -> str:
     """Type, executable bit and content of a file. Raises Unusual for a socket and the like."""
     mode = place.lstat().st_mode
     if stat.S_ISLNK(mode):
@@ -206,13 +206,13 @@ def _changed_content(root: Path, name: bytes) -> bytes:
     if any((root / folder).is_symlink() for folder in list(above)[:-1]):
         raise Unusual(place)
     try:
-        content = _content(place)
+        found = content(place)
     except (FileNotFoundError, NotADirectoryError):
         # Some versions show the folders that it was in, empty, as long as they are there.
         return b"absent " + b"".join(b"01"[(root / folder).is_dir()].to_bytes(1, "big") for folder in above)
-    if content == "folder":
+    if found == "folder":
         raise Unusual(place)
-    return os.fsencode(content)
+    return os.fsencode(found)
 
 
 def _optional(file: Path) -> bytes:

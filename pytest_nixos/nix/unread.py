@@ -27,7 +27,7 @@ from pytest_nixos import proc
 from pytest_nixos.errors import PytestNixosError, StoreError
 from pytest_nixos.nix.attrs import FlakeRef, quote_path
 from pytest_nixos.nix.target import Target
-from pytest_nixos.nix.tree import Unusual, git_root, tree_state
+from pytest_nixos.nix.tree import Unusual, content, git_root, tree_state
 
 _ALWAYS_READ = ("flake.nix", "flake.lock")
 _PLAIN = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false")
@@ -82,13 +82,7 @@ def skeleton(folder: Path, unread: Unread) -> str | None:
 
 def _content(place: Path, only_type: bool) -> str:
     mode = place.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        return f"link {place.readlink()}"
-    kind = f"{stat.S_IFMT(mode)} {bool(mode & stat.S_IXUSR)}"
-    if only_type or not stat.S_ISREG(mode):
-        return kind
-    with place.open("rb") as file:
-        return f"{kind} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"file {bool(mode & stat.S_IXUSR)}" if only_type and stat.S_ISREG(mode) else content(place)
 
 
 def _tree(folder: Path) -> _Tree:
