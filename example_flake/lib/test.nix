@@ -30,7 +30,7 @@ let
       let file = baseNameOf path; folder = baseNameOf (dirOf path);
       in if type == "directory" then file == "vm"
       else if folder == "vm" then builtins.match ".*\\.py" file != null
-      else builtins.elem file [ "__init__.py" "errors.py" "model.py" "proc.py" ];
+      else builtins.elem file [ "__init__.py" "deadline.py" "errors.py" "model.py" "proc.py" ];
   };
   library = mkDerivation {
     name = "pytest-nixos-vm";

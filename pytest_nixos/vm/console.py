@@ -18,7 +18,7 @@ from typing import cast
 from pexpect import EOF, TIMEOUT
 from pexpect.fdpexpect import fdspawn
 
-from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.log import Log, neutralise
 from pytest_nixos.vm.process import Process
 

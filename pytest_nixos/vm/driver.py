@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.errors import MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS
 from pytest_nixos.vm.log import Log

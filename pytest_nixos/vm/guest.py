@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_nixos.vm.deadline import Deadline
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.errors import CommandError, MachineTimeout
 from pytest_nixos.vm.log import Log
 from pytest_nixos.vm.qemu import MachineDirs

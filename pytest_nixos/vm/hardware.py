@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm import qemu
 from pytest_nixos.vm.console import StreamTimeout
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.errors import MachineError
 from pytest_nixos.vm.guest import Guest
 from pytest_nixos.vm.qmp import Qmp

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm import qemu
 from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS, brief
 from pytest_nixos.vm.hardware import Hardware

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import ToolMissing
 from pytest_nixos.proc import die_with_parent
-from pytest_nixos.vm.deadline import Deadline
 
 SOFT_STOP_SECONDS = 5.0
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.console import StreamClosed, StreamTimeout
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.errors import MachineError
 from pytest_nixos.vm.resources import listen
 from pytest_nixos.vm.shell import accept, shut

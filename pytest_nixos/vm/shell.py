@@ -18,8 +18,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.console import Stream, StreamClosed, StreamTimeout
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.resources import listen
 
 LINE_BYTES = 2048

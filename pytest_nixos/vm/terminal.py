@@ -9,10 +9,10 @@ from types import TracebackType
 
 import pexpect
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import ToolMissing
 from pytest_nixos.proc import die_with_parent
 from pytest_nixos.vm.console import LineSplitter
-from pytest_nixos.vm.deadline import Deadline
 
 UNKNOWN = 255  # the status of a program whose end nobody saw: never 0
 _POLL_SECONDS = 0.5

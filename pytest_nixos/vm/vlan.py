@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.process import DEVNULL, PIPE, Process
 
 START_SECONDS = 10.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import ToolMissing
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.process import DEVNULL, Process
 
 

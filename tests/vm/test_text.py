@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm import report
 from pytest_nixos.vm.console import LONGEST_LINE, LineSplitter, panic_in
-from pytest_nixos.vm.deadline import Deadline
 from pytest_nixos.vm.errors import CommandError
 from pytest_nixos.vm.guest import brief, tail
 from pytest_nixos.vm.log import neutralise
