@@ -51,6 +51,18 @@ class StoreError(PytestNixosError):
     """The session's store could not be made, for lack of space for instance."""
 
 
+class KeyUnusable(PytestNixosError):
+    """A key for signatures is not one."""
+
+
+class RecordsUnavailable(PytestNixosError):
+    """A record store can't be read or written at the moment; transient: trying again may help."""
+
+    def __init__(self, message: str, hint: str = "", *, transient: bool = False) -> None:
+        super().__init__(message, hint)
+        self.transient = transient
+
+
 class CheckFailed(PytestNixosError):
     """A check ran, or was built, and failed."""
 

@@ -81,11 +81,22 @@ class EvalFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a record is of: a check's derivation and what runs it (see Check.driven_by); name and system for people."""
+
+    check: str
+    system: str
+    derivation: Derivation
+    driver: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One recorded result of a check.
 
     driver: what ran it, see Check.driven_by: a check's derivation need not depend on its driver.
-    finished_at is seconds since the epoch (UTC), seconds the run's duration, by a `user@host` for display.
+    finished_at is seconds since the epoch (UTC), 0 when a record store can't tell; seconds is the run's duration,
+    by a `user@host`, check and system are names for people. flags: what makes the result worth less, such as "tcg".
     """
 
     drv_path: str
@@ -95,14 +106,26 @@ class Verdict:
     finished_at: float
     seconds: float
     by: str
+    check: str = ""
+    system: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A verdict as it was found in a record store, and the names of the trusted keys that have signed it."""
+
+    verdict: Verdict
+    signers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A verdict that proves a check, and the name of the record store it was read from."""
+    """A verdict that proves a check, the name of the record store it was read from, and who has signed it."""
 
     verdict: Verdict
     record: str
+    signers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

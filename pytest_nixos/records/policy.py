@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from pytest_nixos.model import Derivation, Evidence, Outcome, Verdict
+from pytest_nixos.model import Derivation, Evidence, Outcome, Record, Subject, Verdict
+from pytest_nixos.records.places import Terms
 
 _CLOCK_SKEW_SECONDS = 300.0
 
@@ -18,29 +19,43 @@ def speaks_of(verdict: Verdict, derivation: Derivation) -> bool:
     return not derivation.fixed and derivation.out_path is not None and verdict.out_path == derivation.out_path
 
 
+def refusal(record: Record, terms: Terms) -> str:
+    """Why a record of a store used on these terms does not count, in a few words; "" when it does."""
+    if terms.signed and not record.signers:
+        return "not signed by a trusted key"
+    foreign = set(record.verdict.flags) - terms.allow if terms.allow is not None else set()
+    return f"flagged {', '.join(sorted(foreign))}" if foreign else ""
+
+
 def judge(
-    derivation: Derivation,
-    driver: str | None,
-    found: Iterable[tuple[str, Verdict]],
+    subject: Subject,
+    found: Iterable[tuple[str, Record]],
     now: float,
     max_age: float | None,
 ) -> Evidence | None:
-    """The newest of the (record store's name, verdict) pairs, when it proves the check; None means: run it.
+    """The newest of the (record store's name, record) pairs, when it proves the subject; None means: run it.
 
-    driver is what would run the check (Check.driven_by): a run by another one proves nothing of it. now is in
-    seconds since the epoch, max_age in seconds; None means that records do not expire. A failure that is
-    newer than a pass takes its proof away, and a record from the future is no record.
+    A run by another driver than the subject's proves nothing of it. now is in seconds since the epoch, max_age in
+    seconds; None means that records do not expire. A failure that is newer than a pass takes its proof away, a record
+    from the future is no record, and one of unknown time is as old as can be.
     """
     known = [
-        (name, verdict)
-        for name, verdict in found
-        if verdict.driver == driver
-        and verdict.finished_at <= now + _CLOCK_SKEW_SECONDS
-        and speaks_of(verdict, derivation)
+        (name, record)
+        for name, record in found
+        if record.verdict.driver == subject.driver
+        and record.verdict.finished_at <= now + _CLOCK_SKEW_SECONDS
+        and speaks_of(record.verdict, subject.derivation)
     ]
     if not known:
         return None
     # At the same moment the failure counts.
-    name, newest = max(known, key=lambda entry: (entry[1].finished_at, entry[1].outcome is Outcome.FAILED))
-    expired = max_age is not None and now - newest.finished_at > max_age
-    return None if expired or newest.outcome is not Outcome.PASSED else Evidence(verdict=newest, record=name)
+    name, newest = max(known, key=_rank)
+    verdict = newest.verdict
+    expired = max_age is not None and now - verdict.finished_at > max_age
+    if expired or verdict.outcome is not Outcome.PASSED:
+        return None
+    return Evidence(verdict=verdict, record=name, signers=newest.signers)
+
+
+def _rank(entry: tuple[str, Record]) -> tuple[float, bool]:
+    return entry[1].verdict.finished_at, entry[1].verdict.outcome is Outcome.FAILED

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 from typing import Any
 
 from pytest_nixos.model import Outcome, Verdict
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 4096
+_FLAG = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _STORE_SUFFIX = ".drv"
+_STORE_PATH = re.compile(r"/(?:[\w.+-]+/)*[0-9A-Za-z]{32}-[0-9A-Za-z+\-._?=]+")
 
 
 def encode(verdict: Verdict) -> bytes:
@@ -22,6 +25,9 @@ def encode(verdict: Verdict) -> bytes:
         "finished_at": verdict.finished_at,
         "seconds": verdict.seconds,
         "by": verdict.by,
+        "check": verdict.check,
+        "system": verdict.system,
+        "flags": list(verdict.flags),
     }
     return json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
@@ -40,15 +46,18 @@ def parse(data: bytes) -> Verdict | None:
 
 
 def _verdict(entry: dict[str, Any]) -> Verdict | None:
-    drv, out, driver, by = entry.get("drv"), entry.get("out"), entry.get("driver"), entry.get("by")
+    drv, out, driver, flags = entry.get("drv"), entry.get("out"), entry.get("driver"), entry.get("flags")
+    by, check, system = entry.get("by"), entry.get("check"), entry.get("system")
     finished_at, seconds = _number(entry.get("finished_at")), _number(entry.get("seconds"))
     if not isinstance(drv, str) or not _is_store_path(drv) or not drv.endswith(_STORE_SUFFIX):
         return None
     if "driver" not in entry or not all(path is None or _is_store_path(path) for path in (out, driver)):
         return None
-    if not isinstance(by, str) or not by.isprintable():  # it is shown to people
+    if not all(isinstance(text, str) and text.isprintable() for text in (by, check, system)):  # shown to people
         return None
     if finished_at is None or seconds is None or entry.get("outcome") not in list(Outcome):
+        return None
+    if not isinstance(flags, list) or not all(isinstance(f, str) and _FLAG.fullmatch(f) for f in flags):
         return None
     return Verdict(
         drv_path=drv,
@@ -57,15 +66,15 @@ def _verdict(entry: dict[str, Any]) -> Verdict | None:
         outcome=Outcome(entry["outcome"]),
         finished_at=finished_at,
         seconds=seconds,
-        by=by,
+        by=str(by),
+        check=str(check),
+        system=str(system),
+        flags=tuple(flags),
     )
 
 
 def _is_store_path(text: Any) -> bool:
-    if not isinstance(text, str) or not text.startswith("/") or "\n" in text:
-        return False
-    name = text.rsplit("/", 1)[-1]
-    return len(name) > 33 and name[32] == "-" and name[:32].isalnum()
+    return isinstance(text, str) and _STORE_PATH.fullmatch(text) is not None
 
 
 def _number(value: Any) -> float | None:

@@ -15,6 +15,9 @@ GOOD = Verdict(
     finished_at=1_700_000_000.5,
     seconds=12.25,
     by="root@höst",
+    check="web ü",
+    system="x86_64-linux",
+    flags=("tcg",),
 )
 
 
@@ -45,11 +48,11 @@ BAD = {
     "two records": encode(GOOD) * 2,
     "list": b"[]\n",
     "number": b"1\n",
-    "not utf-8": b'{"v":1,"by":"\xff"}\n',
+    "not utf-8": b'{"v":2,"by":"\xff"}\n',
     "huge": b" " * MAX_BYTES + encode(GOOD),
     "deep": b"[" * 3000 + b"\n",
-    "older version": altered(v=0),
-    "newer version": altered(v=2),
+    "older version": altered(v=1),
+    "newer version": altered(v=3),
     "version as text": altered(v="1"),
     "version as truth": altered(v=True),
     "no version": altered(v="gone"),
@@ -61,6 +64,8 @@ BAD = {
     "derivation without .drv": altered(drv=GOOD.out_path),
     "derivation as number": altered(drv=7),
     "derivation of two lines": altered(drv=GOOD.drv_path.replace("web", "w\nb")),
+    "derivation with a command": altered(drv=GOOD.drv_path.replace("web", "$(rm)")),
+    "derivation outside of the store": altered(drv="/nix/store/" + "../" * 3 + f"{HASH}-x;.drv"),
     "output as number": altered(out=1),
     "output as text": altered(out="web"),
     "no driver": altered(driver="gone"),
@@ -75,6 +80,14 @@ BAD = {
     "time too large": altered(finished_at=10**400),
     "not a number of seconds": altered(seconds=float("nan")),
     "no author": altered(by="gone"),
+    "no check": altered(check="gone"),
+    "check with an escape": altered(check="\x1b[2J"),
+    "no system": altered(system=None),
+    "no flags": altered(flags="gone"),
+    "flags as text": altered(flags="tcg"),
+    "flag as number": altered(flags=[1]),
+    "flag with a plus": altered(flags=["a+b"]),
+    "flag of two lines": altered(flags=["tcg\n"]),
 }
 
 

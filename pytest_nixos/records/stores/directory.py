@@ -1,70 +1,95 @@
 """Records in a local directory: one file per record, named by what it proves, written whole or not at all.
 
-A file is `<derivation>.<output>.<driver>.<outcome>.json`, each the hash of a store path: one listing of the folder
-tells what is recorded, and only files that matter are opened. Many sessions may share a directory: a file is
-written beside its place and renamed, so a reader sees the old record, the new one, or none.
+A file is `<name>.json`, see `naming`: one listing of the folder tells what is recorded, and only files that matter are
+opened. Many sessions may share a directory: a file is written beside its place and renamed, so a reader sees the old
+record, the new one, or none.
 """
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_nixos.model import Derivation, Verdict
-from pytest_nixos.records import verdict as record_format
-from pytest_nixos.records.policy import speaks_of
+from pytest_nixos.deadline import Deadline
+from pytest_nixos.errors import RecordsUnavailable
+from pytest_nixos.model import Record, Subject, Verdict
+from pytest_nixos.records import sealed
+from pytest_nixos.records.naming import Wanted, name_of, parse_name
+from pytest_nixos.records.signing import SecretKey, Trusted
 from pytest_nixos.records.stores.base import Found
 
-_NO_PATH = "-"
+_SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryStore:
-    """The records in `folder`, which is made when the first one is written."""
+    """The records in `folder`, which is made when the first one is written; they are signed with `keys`, if any."""
 
     folder: Path
+    trusted: Trusted = field(default_factory=Trusted)
+    keys: tuple[SecretKey, ...] = ()
 
     @property
     def name(self) -> str:
         """The folder, with the home directory as ~."""
         return str(self.folder).replace(str(Path.home()), "~", 1)
 
-    def lookup(self, wanted: Iterable[Derivation]) -> Found:
+    def lookup(self, wanted: Sequence[Subject], deadline: Deadline) -> Found:
         """See RecordStore. One directory listing, then only the records of what is asked for."""
-        by_path = _by_path(wanted)
-        try:
-            names = os.listdir(self.folder)  # noqa: PTH208 - names are enough, and 1,000 Paths are not free
-        except FileNotFoundError:
-            return Found()
-        except OSError as error:
-            return Found(warnings=(f"records in {self.name} can't be read: {error.strerror}",))
-        verdicts: list[Verdict] = []
-        warnings: list[str] = []
-        for name in _matching(names, by_path):
-            verdict = self._read(name)
-            if verdict is None or not any(speaks_of(verdict, d) for d in _near(verdict, by_path)):
-                warnings.append(f"record {name} in {self.name} is damaged and was ignored")
-            else:
-                verdicts.append(verdict)
-        return Found(verdicts=tuple(verdicts), warnings=tuple(warnings))
+        index = Wanted(wanted)
+        return self._open(name for name in self._names() if index.near(parse_name(name)))
 
-    def _read(self, name: str) -> Verdict | None:
-        try:
-            verdict = record_format.parse(_content(f"{self.folder}/{name}"))
-        except OSError:
-            return None
-        return verdict if verdict is not None and file_name(verdict) == name else None
+    def every(self, deadline: Deadline) -> Found:
+        """See RecordStore."""
+        return self._open(self._names())
 
-    def record(self, verdict: Verdict) -> str:
-        """See RecordStore. The record is on the disk when this returns ""."""
+    def write(self, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
+        """See RecordStore. The records are on the disk when this returns."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(file_name(verdict), record_format.encode(verdict))
+            for verdict in verdicts:
+                self._write(name_of(verdict) + _SUFFIX, sealed.seal(verdict, self.keys))
         except OSError as error:
-            return f"the record of {verdict.drv_path} could not be written to {self.name}: {error.strerror}"
-        return ""
+            raise RecordsUnavailable(f"{self.name} can't be written: {error.strerror}") from None
+
+    def renew(self, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
+        """See RecordStore. Nothing is forgotten here."""
+
+    def remove(self, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
+        """See RecordStore."""
+        try:
+            for verdict in verdicts:
+                (self.folder / (name_of(verdict) + _SUFFIX)).unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordsUnavailable(f"{self.name} can't be changed: {error.strerror}") from None
+
+    def _names(self) -> list[str]:
+        """The names of all records. Raises RecordsUnavailable."""
+        try:
+            files = os.listdir(self.folder)  # noqa: PTH208 - names are enough, and 1,000 Paths are not free
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RecordsUnavailable(f"records in {self.name} can't be read: {error.strerror}") from None
+        names = (file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
+        return [name for name in names if parse_name(name)]
+
+    def _open(self, names: Iterable[str]) -> Found:
+        records = {name: self._read(name) for name in names}
+        damaged = [name for name, record in records.items() if record is None]
+        return Found(
+            records=tuple(filter(None, records.values())),
+            warnings=tuple(f"record {name} in {self.name} is damaged and was ignored" for name in damaged),
+        )
+
+    def _read(self, name: str) -> Record | None:
+        try:
+            record = sealed.unseal(_content(f"{self.folder}/{name}{_SUFFIX}"), self.trusted)
+        except OSError:
+            return None
+        return record if record is not None and name_of(record.verdict) == name else None
 
     def _write(self, name: str, data: bytes) -> None:
         handle, scratch = tempfile.mkstemp(prefix=".new-", dir=self.folder)
@@ -81,41 +106,10 @@ class DirectoryStore:
             raise
 
 
-def file_name(verdict: Verdict) -> str:
-    """The name of a verdict's record. A failure never takes the place of a proof."""
-    hashes = (_hash(path) if path else _NO_PATH for path in (verdict.drv_path, verdict.out_path, verdict.driver))
-    return f"{'.'.join(hashes)}.{verdict.outcome.value}.json"
-
-
 def _content(path: str) -> bytes:
     """The begin of a file, opened without waiting: what looks like a record may be a pipe."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(handle, record_format.MAX_BYTES + 1)
+        return os.read(handle, sealed.MAX_BYTES + 1)
     finally:
         os.close(handle)
-
-
-def _hash(store_path: str) -> str:
-    return store_path.rsplit("/", 1)[-1][:32]
-
-
-def _by_path(wanted: Iterable[Derivation]) -> dict[str, list[Derivation]]:
-    """Derivations by their own path and by their output's."""
-    by_path: dict[str, list[Derivation]] = {}
-    for derivation in wanted:
-        for path in filter(None, (derivation.drv_path, derivation.out_path)):
-            by_path.setdefault(path, []).append(derivation)
-    return by_path
-
-
-def _near(verdict: Verdict, by_path: dict[str, list[Derivation]]) -> list[Derivation]:
-    return by_path.get(verdict.drv_path, []) + by_path.get(verdict.out_path or "", [])
-
-
-def _matching(names: list[str], paths: Iterable[str]) -> Iterator[str]:
-    hashes = {_hash(path) for path in paths}
-    for name in names:
-        parts = name.split(".")
-        if len(parts) == 5 and parts[4] == "json" and not hashes.isdisjoint(parts[:2]):
-            yield name

@@ -1,0 +1,106 @@
+"""Where records lie, as users name it: a URI with the terms on which the store is read and written. Pure.
+
+    SCHEME:LOCATION?pull=no&push=no&signed=yes&allow=tcg&...
+
+What has no scheme of ours is a folder. Parameters that are not ours are the store's own; in `nix:`, whose locations
+have parameters of Nix, they stay in the location.
+"""
+
+import urllib.parse
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pytest_nixos.errors import PytestNixosError
+
+
+class Push(StrEnum):
+    """When a store is written: as `rights` says for where we run, never, or wherever that can be right."""
+
+    AUTO = "auto"
+    NO = "no"
+    YES = "yes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On which terms a store is used.
+
+    pull: it is read. signed: only records with a trusted signature count. allow: flags that its records may have,
+    both those that are read and those that are written; None for any.
+    """
+
+    pull: bool = True
+    push: Push = Push.AUTO
+    signed: bool = False
+    allow: frozenset[str] | None = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A store as it was named: its kind, where it is, its own options, its terms."""
+
+    scheme: str
+    location: str
+    options: dict[str, str]
+    terms: Terms
+
+    def __str__(self) -> str:
+        """For people: without user and password of a URL."""
+        before, at, after = self.location.rpartition("@")
+        scheme = before.partition("://")[0] + "://" if "://" in before else ""
+        return f"{self.scheme}:{scheme}{after}" if at and scheme else f"{self.scheme}:{self.location}"
+
+
+# By scheme: whether records need a signature unless said otherwise; the store's own parameters, None for any.
+_KINDS: dict[str, tuple[bool, frozenset[str] | None]] = {
+    "dir": (False, frozenset()),
+    "git": (True, frozenset({"prefix"})),
+    "gha": (False, frozenset({"bundle"})),
+    "github-runs": (False, frozenset({"name", "branch", "workflow", "job", "runs"})),
+    "nix": (True, frozenset({"evidence", "via"})),
+}
+_ASIDE = {"nix"}  # whose locations have parameters of their own
+_YES_NO = {"yes": True, "no": False}
+
+
+def parse_place(uri: str) -> Place:
+    """Raises PytestNixosError for a parameter that is unknown or has no meaning."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in _KINDS:
+        return Place(scheme="dir", location=uri, options={}, terms=Terms(allow=None))
+    location, _, query = rest.partition("?")
+    given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    signed, own = _KINDS[scheme]
+    terms = Terms(
+        pull=_yes_no(uri, "pull", given.pop("pull", "yes")),
+        push=_push(uri, given.pop("push", "auto")),
+        signed=_yes_no(uri, "signed", given.pop("signed", "yes" if signed else "no")),
+        allow=_flags(given.pop("allow", ""), scheme),
+    )
+    foreign = {name: value for name, value in given.items() if own is not None and name not in own}
+    if foreign and scheme not in _ASIDE:
+        known = ", ".join(sorted({"pull", "push", "signed", "allow", *(own or ())}))
+        raise PytestNixosError(f"{uri}: {', '.join(foreign)} is no parameter of {scheme}:", f"known are {known}")
+    options = {name: value for name, value in given.items() if name not in foreign}
+    if foreign:
+        location += "?" + urllib.parse.urlencode(foreign)
+    return Place(scheme=scheme, location=location, options=options, terms=terms)
+
+
+def _yes_no(uri: str, name: str, value: str) -> bool:
+    if value not in _YES_NO:
+        raise PytestNixosError(f"{uri}: {name}={value} makes no sense", f"write {name}=yes or {name}=no")
+    return _YES_NO[value]
+
+
+def _push(uri: str, value: str) -> Push:
+    if value not in list(Push):
+        raise PytestNixosError(f"{uri}: push={value} makes no sense", "write push=auto, push=yes or push=no")
+    return Push(value)
+
+
+def _flags(text: str, scheme: str) -> frozenset[str] | None:
+    """A folder keeps whatever this machine has seen; what comes from elsewhere has no flags unless allowed."""
+    if text:
+        return None if text == "all" else frozenset(text.split(","))
+    return None if scheme == "dir" else frozenset()
