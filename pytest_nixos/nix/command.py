@@ -51,6 +51,11 @@ class Nix:
         """argv of a `nix-store …` command, the interface that is the same in all versions."""
         return ("nix-store", *args)
 
+    def trusted_keys(self) -> list[str]:
+        """The public keys whose signatures Nix believes. Raises CommandFailed for a broken configuration."""
+        entries = json.loads(proc.run(self.flake("show-config", "--json"), timeout=60).stdout)
+        return [str(key) for key in entries["trusted-public-keys"]["value"]]
+
     def run(
         self,
         argv: tuple[str, ...],

@@ -62,6 +62,23 @@ def is_undisturbed(target: Target, moment: int) -> bool:
     return target.ref.path is None or not tree.touched_since(target.ref.path.parent, moment)
 
 
+def commit(target: Target) -> str | None:
+    """The full hash of the commit that the target is, when it is nothing but that commit; else None.
+
+    A clean tree of git whose inputs are all in its lock file, evaluated pure and without overrides.
+    Raises CommandFailed when Nix can't read the flake.
+    """
+    if target.overrides or _is_impure(target):
+        return None
+    metadata = target.metadata()
+    locked, nodes = metadata.get("locked", {}), metadata.get("locks", {}).get("nodes", {})
+    root = metadata.get("locks", {}).get("root")
+    inputs = [node.get("locked", {}) for name, node in nodes.items() if name != root]
+    is_pinned = all(_is_fixed(entry) and not _is_local(entry, target.nix.store_dir) for entry in inputs)
+    rev = locked.get("rev")
+    return rev if isinstance(rev, str) and is_pinned and _is_of_tree(target, metadata) else None
+
+
 def _is_impure(target: Target) -> bool:
     return target.impure or settings.are_impure() or any(map(_is_unwatched, _urls(target)))
 
