@@ -12,6 +12,9 @@ from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.options import Options
 from pytest_nixos.session import Controller, Owner, Session, Single, start
 
+_PUSH_SECONDS, _HURRY_SECONDS = 120.0, 5.0
+_GOOD = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
 
 def register(config: pytest.Config, options: Options) -> None:
     """Choose this process's role and register its hooks."""
@@ -72,13 +75,21 @@ class Owning:
     def pytest_report_header(self) -> list[str]:
         """Evaluate, before any worker starts, so that a missing Nix is one error; say what was found."""
         try:
-            return reporting.header(self.owner.plan, self.owner.accelerator)
+            stores = reporting.stores(self.owner.keeper.stores)
+            return [*reporting.header(self.owner.plan, self.owner.accelerator), *stores]
         except PytestNixosError as error:
             raise pytest.UsageError(str(error)) from None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record."""
         self.owner.recorder.see(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Records that are on their way: wait for them, a moment only where the user is in a hurry."""
+        lost = self.owner.publish(_HURRY_SECONDS if exitstatus == pytest.ExitCode.INTERRUPTED else _PUSH_SECONDS)
+        if lost and self.owner.options.push_strict and exitstatus in _GOOD:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> Any:
         """Count verified checks on their own."""
@@ -90,6 +101,8 @@ class Owning:
         """Say what was verified by what, where pytest gives reasons for skips; and where the time went."""
         wanted = terminalreporter.verbosity > 0 or set("saA") & set(terminalreporter.reportchars)
         for line in reporting.summary(terminalreporter.stats.get("verified", []) if wanted else []):
+            terminalreporter.write_line(line)
+        for line in reporting.published(self.owner.published):
             terminalreporter.write_line(line)
         self.owner.show_times()
 

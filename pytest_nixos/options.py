@@ -36,7 +36,16 @@ class Options:
     mode: str
     network: bool
     accelerator: str
-    records: Path
+    records: tuple[str, ...]
+    records_base: Path
+    records_seconds: float
+    trusted_keys: tuple[str, ...]
+    secret_key_file: Path | None
+    tier: str | None
+    push_strict: bool
+    request: str
+    copy_to: str | None
+    prune_age: float | None
     folder: Path
     artifacts: Path | None
     stream: bool
@@ -54,6 +63,7 @@ class Options:
         given = config.option
         age = given.nixos_max_age or config.getini("nixos_max_age")
         timeout = given.nixos_timeout or config.getini("nixos_timeout")
+        key_file = given.nixos_secret_key_file or os.environ.get("PYTEST_NIXOS_SECRET_KEY_FILE")
         invoked = Path(config.invocation_params.dir)
         base = invoked if given.nixos_flake else config.inipath.parent if config.inipath else config.rootpath
         return cls(
@@ -73,11 +83,27 @@ class Options:
             mode=given.nixos_mode,
             network=given.nixos_network,
             accelerator=given.nixos_accel,
-            records=_folder(given.nixos_records or config.getini("nixos_records"), invoked, "records"),
+            records=tuple(given.nixos_records or config.getini("nixos_records")),
+            records_base=invoked if given.nixos_records else base,
+            records_seconds=seconds(given.nixos_records_timeout),
+            trusted_keys=(*config.getini("nixos_trusted_keys"), *given.nixos_trusted_key),
+            secret_key_file=invoked / Path(key_file).expanduser() if key_file else None,
+            tier=given.nixos_tier or os.environ.get("PYTEST_NIXOS_TIER") or None,
+            push_strict=given.nixos_push_strict,
+            request=requested(given),
+            copy_to=given.nixos_records_copy,
+            prune_age=seconds(prune) if (prune := given.nixos_records_prune) else None,
             folder=_folder(given.nixos_dir, invoked, "") / _SESSIONS,
             artifacts=invoked / given.nixos_artifacts if given.nixos_artifacts else None,
             stream=given.capture == "no",
         )
+
+
+def requested(given: argparse.Namespace) -> str:
+    """What is asked for in place of a test run: list, verify, explain, prune or copy; "" for a test run."""
+    if given.nixos_request:
+        return str(given.nixos_request)
+    return "prune" if given.nixos_records_prune else "copy" if given.nixos_records_copy else ""
 
 
 def cache_home() -> Path:
@@ -170,7 +196,40 @@ def add_options(parser: pytest.Parser) -> None:
         default="auto",
         help="accelerator of the VMs; auto runs a small guest to see whether KVM works",
     )
-    add("--nixos-records", metavar="DIR", help="folder of the records of verified checks")
+    add(
+        "--nixos-records",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="where records of verified checks lie: a folder, or git:, gha:, github-runs:, nix: (repeatable)",
+    )
+    add(
+        "--nixos-records-timeout",
+        default="20s",
+        metavar="DURATION",
+        help="limit for reading records in all stores (20s); what has not answered then has nothing",
+    )
+    add(
+        "--nixos-trusted-key",
+        action="append",
+        default=[],
+        metavar="NAME:KEY",
+        help="public key, in Nix's format, whose signature makes a record count (repeatable)",
+    )
+    add("--nixos-secret-key-file", metavar="FILE", help="secret key, in Nix's format, that signs records")
+    add("--nixos-tier", choices=("cloud", "desktop", "laptop"), help="what this machine is: a laptop only reads")
+    add("--nixos-push-strict", action="store_true", help="records that can't be pushed are an error")
+    asks = {
+        "--nixos-records-list": "what is recorded of the selected checks, and why each is verified or not",
+        "--nixos-records-verify": "whether every record in the stores is whole, signed where it must be, and of use",
+        "--nixos-records-forget": "what is removed: the records of the selected checks, from all stores",
+        "--nixos-explain": "why the selected checks are not verified: what has changed in their derivations since",
+    }
+    for option, help_ in asks.items():
+        request = option.rsplit("-", 1)[-1]
+        add(option, dest="nixos_request", action="store_const", const=request, help=f"run nothing, and show {help_}")
+    add("--nixos-records-prune", metavar="AGE", help="run nothing, and remove records older than this from all stores")
+    add("--nixos-records-copy", metavar="URI", help="run nothing, and copy the records of all stores to this one")
     add("--nixos-dir", metavar="DIR", help="folder for the sessions' stores, on the file system of the Nix store")
     add("--nixos-artifacts", metavar="DIR", help="keep transcripts and files of every check here")
     parser.addini("nixos_flake", "flakes whose checks are run by plain pytest", type="linelist", default=[])
@@ -180,4 +239,5 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nixos_override_input", "INPUT FLAKE, one pair on each line", type="linelist", default=[])
     parser.addini("nixos_max_age", "see --nixos-max-age", default="")
     parser.addini("nixos_timeout", "see --nixos-timeout", default="")
-    parser.addini("nixos_records", "see --nixos-records", default="")
+    parser.addini("nixos_records", "see --nixos-records, one on each line", type="linelist", default=[])
+    parser.addini("nixos_trusted_keys", "see --nixos-trusted-key, one on each line", type="linelist", default=[])

@@ -1,26 +1,30 @@
 """The session's plan: which checks the flakes have, and what is recorded of each. Made once per session."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nixos.errors import CommandFailed, PytestNixosError
-from pytest_nixos.model import Check, EvalFailed, FlakePlan, Plan, PlannedCheck, Verdict
-from pytest_nixos.nix import attrs
+from pytest_nixos.model import Check, EvalFailed, Evidence, FlakePlan, Plan, PlannedCheck, Subject
+from pytest_nixos.nix import attrs, fingerprint
 from pytest_nixos.nix.checks import Evaluator
 from pytest_nixos.nix.command import Nix
 from pytest_nixos.nix.message import nix_message
 from pytest_nixos.nix.target import Target
-from pytest_nixos.records import policy
-from pytest_nixos.records.stores.base import RecordStore
+from pytest_nixos.records.keeper import Keeper
 
 Progress = Callable[[str], None]
+Proven = dict[tuple[str, str], Evidence | None]  # by flake reference and attribute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to plan: flake references seen from folder `base`, how to evaluate, what proves a check (ages: seconds)."""
+    """What to plan: flake references seen from folder `base`, how to evaluate, what proves a check (ages: seconds).
+
+    keeper: who is asked for records; None: nobody, all checks are to run.
+    """
 
     flakes: tuple[str, ...]
     base: Path
@@ -31,7 +35,7 @@ class Request:
     evaluator: Evaluator
     max_age: float | None
     mode: str
-    stores: tuple[RecordStore, ...]
+    keeper: Keeper | None
 
 
 def make(nix: Nix, request: Request, progress: Progress) -> Plan:
@@ -46,8 +50,8 @@ def make(nix: Nix, request: Request, progress: Progress) -> Plan:
 
     evaluated = [_evaluate(nix, request, ref, system, show) for ref in request.flakes]
     seconds = time.monotonic() - started
-    found, warnings = _look_up(evaluated, request.stores)
-    judged = [_with_evidence(flake, found, request) for flake in evaluated]
+    evidence, warnings = _look_up(evaluated, system, request)
+    judged = [_with_evidence(flake, evidence) for flake in evaluated]
     return Plan(
         system=system,
         nix_version=nix.version,
@@ -93,6 +97,17 @@ def restore(nix: Nix, request: Request, plan: Plan, selected: Collection[Check])
     return [f"{name} evaluates to another derivation than a moment ago: run again" for name in changed]
 
 
+def commit(nix: Nix, request: Request) -> str | None:
+    """The commit that the session's one flake is, when it is nothing but that and has its checks in the usual place.
+
+    Raises PytestNixosError when the flake can't be read.
+    """
+    if len(request.flakes) != 1 or request.attr != "checks.{system}":
+        return None
+    resolved = attrs.resolve(request.flakes[0], request.base)
+    return fingerprint.commit(_target(nix, request, resolved, request.system or nix.system))
+
+
 def _target(nix: Nix, request: Request, resolved: attrs.FlakeRef, system: str) -> Target:
     attr = request.attr.replace("{system}", system)
     return Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides, impure=request.impure)
@@ -115,31 +130,23 @@ def _flake(
     return FlakePlan(ref=ref, label=label, path=str(path) if path else None, checks=planned, error=error)
 
 
-def _look_up(flakes: list[FlakePlan], stores: tuple[RecordStore, ...]) -> tuple[list[tuple[str, Verdict]], list[str]]:
-    """What the record stores say of all checks, each verdict with its store's name; and their warnings."""
-    wanted = [p.check.derivation for flake in flakes for p in flake.checks if isinstance(p.check, Check)]
-    found: list[tuple[str, Verdict]] = []
-    warnings: list[str] = []
-    for store in stores:
-        answer, name = store.lookup(wanted), store.name
-        found += [(name, verdict) for verdict in answer.verdicts]
-        warnings += answer.warnings
-    return found, warnings
+def subject(check: Check, system: str, mode: str) -> Subject:
+    """What a record of the check is of."""
+    return Subject(check=check.attr, system=system, derivation=check.derivation, driver=check.driven_by(mode))
 
 
-def _with_evidence(flake: FlakePlan, found: list[tuple[str, Verdict]], request: Request) -> FlakePlan:
-    now = time.time()
-    by_path: dict[str, list[tuple[str, Verdict]]] = {}
-    for name, verdict in found:
-        for path in filter(None, {verdict.drv_path, verdict.out_path}):
-            by_path.setdefault(path, []).append((name, verdict))
+def _look_up(flakes: list[FlakePlan], system: str, request: Request) -> tuple[Proven, tuple[str, ...]]:
+    """What proves the checks, by the record stores; and their warnings."""
+    checks = [(flake.ref, p.check) for flake in flakes for p in flake.checks if isinstance(p.check, Check)]
+    recorded = [(ref, check) for ref, check in checks if check.recorded]
+    if request.keeper is None or not recorded:
+        return {}, ()
+    subjects = [subject(check, system, request.mode) for _, check in recorded]
+    answer = request.keeper.look_up(subjects, now=time.time(), max_age=request.max_age)
+    proven = zip(recorded, answer.evidence, strict=True)
+    return {(ref, check.attr): evidence for (ref, check), evidence in proven}, answer.warnings
 
-    def planned(check: Check | EvalFailed) -> PlannedCheck:
-        if isinstance(check, EvalFailed) or not check.recorded:
-            return PlannedCheck(check=check)
-        derivation, driver = check.derivation, check.driven_by(request.mode)
-        near = by_path.get(derivation.drv_path, []) + by_path.get(derivation.out_path or "", [])
-        return PlannedCheck(check=check, evidence=policy.judge(derivation, driver, near, now, request.max_age))
 
-    checks = tuple(planned(entry.check) for entry in flake.checks)
-    return FlakePlan(ref=flake.ref, label=flake.label, path=flake.path, checks=checks, error=flake.error)
+def _with_evidence(flake: FlakePlan, proven: Proven) -> FlakePlan:
+    checks = tuple(PlannedCheck(check=p.check, evidence=proven.get((flake.ref, p.check.attr))) for p in flake.checks)
+    return dataclasses.replace(flake, checks=checks)

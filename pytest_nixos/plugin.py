@@ -5,8 +5,9 @@ options and fixtures is loaded, and pytest is as fast as without the plugin.
 """
 
 import pytest
+from _pytest.main import wrap_session
 
-from pytest_nixos.options import Options, add_options
+from pytest_nixos.options import Options, add_options, requested
 
 pytest_plugins = ["pytest_nixos.fixtures"]
 
@@ -14,6 +15,16 @@ pytest_plugins = ["pytest_nixos.fixtures"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | pytest.ExitCode | None:
+    """Answer what is asked in place of running tests, in one process even where xdist is asked for."""
+    if not requested(config.option):
+        return None
+    from pytest_nixos.inquiries import answer  # a test run need not load it
+
+    return wrap_session(config, answer)
 
 
 def pytest_configure(config: pytest.Config) -> None:

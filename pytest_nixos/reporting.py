@@ -1,11 +1,13 @@
 """Text for people: header, reasons, summary. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import pytest
 
 from pytest_nixos.model import Check, EvalFailed, Evidence, FlakePlan, Plan, Prebuilt
+from pytest_nixos.records.keeper import Opened
+from pytest_nixos.records.publish import Published
 
 
 def header(plan: Plan, accelerator: str) -> list[str]:
@@ -34,8 +36,32 @@ def _flake_line(flake: FlakePlan) -> str:
 def verified_reason(evidence: Evidence) -> str:
     """Why a check is skipped: by which record, when, which derivation."""
     verdict = evidence.verdict
-    when = datetime.fromtimestamp(verdict.finished_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"verified by {evidence.record}, {when}, {verdict.drv_path} ({verdict.by})"
+    when = moment(verdict.finished_at)
+    signed = f", signed by {', '.join(evidence.signers)}" if evidence.signers else ""
+    return f"verified by {evidence.record}, {when}, {verdict.drv_path} ({verdict.by}{signed})"
+
+
+def moment(seconds: float) -> str:
+    """Seconds since the epoch as a time for people; 0 is one that nobody knows."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else "at an unknown time"
+
+
+def stores(opened: Sequence[Opened]) -> Iterator[str]:
+    """A line for each record store that is not a folder: whether it is read and written here, and why not."""
+    for one in opened:
+        if one.place.scheme != "dir":
+            read = "read" if one.place.terms.pull else "not read"
+            written = f"not written ({one.not_written})" if one.not_written else "written"
+            yield f"nixos: records in {one.store.name}: {read}, {written}"
+
+
+def published(results: Sequence[Published]) -> Iterator[str]:
+    """The summary's lines on what was pushed where."""
+    for one in results:
+        if one.written:
+            yield f"nixos: {count(one.written, 'record')} published to {one.store}"
+        if one.lost:
+            yield f"nixos: error: {count(one.lost, 'record')} NOT published to {one.store}: {one.why}"
 
 
 def prebuilt_line(prebuilt: Prebuilt) -> str:

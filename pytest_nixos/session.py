@@ -4,6 +4,7 @@ Alone and controller own the session's folder, show progress, and record; a work
 """
 
 import contextlib
+import dataclasses
 import getpass
 import os
 import socket
@@ -19,6 +20,7 @@ from pytest_nixos import plan as planning
 from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.execution import Surroundings, remove_session, run_check
+from pytest_nixos.keeping import needs_commit, open_keeper, places, take_secrets
 from pytest_nixos.model import Check, Closure, Outcome, Plan, Prebuilt, RunResult, Verdict
 from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.cache import Cache
@@ -29,8 +31,9 @@ from pytest_nixos.nix.unread import Unread
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
 from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, prebuild
 from pytest_nixos.progress import Progress
-from pytest_nixos.records.stores.base import RecordStore
-from pytest_nixos.records.stores.directory import DirectoryStore
+from pytest_nixos.records.keeper import Keeper, Opened
+from pytest_nixos.records.places import parse_place
+from pytest_nixos.records.publish import Published
 from pytest_nixos.rundir import RunDir, abandoned
 from pytest_nixos.vm import accelerator
 
@@ -39,6 +42,7 @@ PROOF = "nixos_proof"  # the same, on the report of a run that proves them
 SECONDS = "nixos_seconds"
 _KEPT_ARTIFACTS = 10  # sessions
 _DRIVER_SECONDS = 30
+_RENEW_SECONDS = 15.0
 
 
 class Session:
@@ -47,7 +51,6 @@ class Session:
     def __init__(self, config: pytest.Config, options: Options, run_dir: RunDir) -> None:
         self.config, self.options, self.run_dir = config, options, run_dir
         self.progress = Progress(config)
-        self.stores: tuple[RecordStore, ...] = (DirectoryStore(options.records),)
 
     @cached_property
     def cache(self) -> Cache | None:
@@ -58,6 +61,11 @@ class Session:
     def nix(self) -> Nix:
         """The Nix on PATH; looked for when first needed. Raises ToolMissing."""
         return find_nix(self.cache)
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """The record stores, for the process that owns the session; the others see no record and no secret."""
+        return None
 
     @cached_property
     def plan(self) -> Plan:
@@ -100,11 +108,19 @@ class Session:
         pure = check.recorded and not self.options.network
         return pure and (not self._drives(check) or self.prebuilt.isolated)
 
+    def flags(self, check: Check) -> tuple[str, ...]:
+        """What makes a pass of the check worth less to others: a slow machine forgives races that a fast one shows."""
+        return ("tcg",) if self._drives(check) and self.prebuilt.accelerator == "tcg" else ()
+
     def close(self) -> None:
         """Remove the session's folder, where this process owns it."""
         self.run_dir.close(remove_session)
 
     def _request(self) -> planning.Request:
+        return dataclasses.replace(self._evaluation(), keeper=None if self.options.rerun_verified else self.keeper)
+
+    def _evaluation(self) -> planning.Request:
+        """What to evaluate, without asking for records."""
         options = self.options
         return planning.Request(
             flakes=options.flakes,
@@ -121,7 +137,7 @@ class Session:
             ),
             max_age=options.max_age,
             mode=options.mode,
-            stores=() if options.rerun_verified else self.stores,
+            keeper=None,
         )
 
     def _drives(self, check: Check) -> bool:
@@ -163,11 +179,33 @@ class Owner(Session):
     shared = True
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
+        self._around = take_secrets(options)
         for folder in abandoned(options.folder):
             remove_session(folder)
         super().__init__(config, options, RunDir.create(options.folder, shared=self.shared))
         self.recorder = Recorder(self)
         self.ready = False
+        self.published: list[Published] = []
+
+    @cached_property
+    def keeper(self) -> Keeper:
+        """The record stores. Raises PytestNixosError for one that can't be used as it is named."""
+        named = places(self.options)
+        commit = planning.commit(self.nix, self._evaluation()) if needs_commit(named) else None
+        return open_keeper(self.options, self._around, self.nix, named, commit)
+
+    def open_store(self, uri: str) -> Opened:
+        """One more store, beside the session's own. Raises PytestNixosError when it can't be used as it is named."""
+        return open_keeper(self.options, self._around, self.nix, [parse_place(uri)]).stores[0]
+
+    def publish(self, seconds: float) -> int:
+        """Wait for the records that are on their way, and say what came of them; the number that is lost."""
+        if "plan" not in self.__dict__ or "keeper" not in self.__dict__:
+            return 0  # not made, or failed
+        planned = (planned for flake in self.plan.flakes for planned in flake.checks)
+        self.keeper.renew((entry.evidence for entry in planned if entry.evidence), min(seconds, _RENEW_SECONDS))
+        self.published = self.keeper.close(seconds)
+        return sum(published.lost for published in self.published)
 
     def make_ready(self) -> None:
         """Prebuild what is selected, once, and print what came of it. Errors become those of the items."""
@@ -223,7 +261,7 @@ class Recorder:
     """The only writer of records: sees every report, in one process, and writes at the moment an item has passed."""
 
     def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+        self._owner, self._by = owner, _whoami()
         self._doubtful: set[str] = set()
         self.seconds = 0.0
 
@@ -257,11 +295,13 @@ class Recorder:
             outcome=outcome,
             finished_at=time.time(),
             seconds=seconds,
-            by=_whoami(),
+            by=self._by,
+            check=check.attr,
+            system=self._owner.plan.system,
+            flags=self._owner.flags(check),
         )
-        for store in self._owner.stores:
-            if warning := store.record(verdict):
-                self._owner.progress.line(f"warning: {warning}")
+        for warning in self._owner.keeper.keep(verdict):
+            self._owner.progress.line(f"warning: {warning}")
 
     @cached_property
     def _checks(self) -> dict[str, Check]:

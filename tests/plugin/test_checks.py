@@ -47,7 +47,7 @@ def outcomes(result: pytest.RunResult) -> dict[str, int]:
 
 
 def records(pytester: pytest.Pytester) -> list[Path]:
-    return sorted((pytester.path / "cache" / "pytest-nixos" / "records").glob("*.passed.json"))
+    return sorted((pytester.path / "cache" / "pytest-nixos" / "records").glob("*.passed*.json"))
 
 
 def leftovers(pytester: pytest.Pytester) -> list[Path]:
@@ -455,7 +455,7 @@ def test_a_full_disk_loses_no_result(
     small_flake.write('a = plain "a" "true";')
     result = run(pytester, "--nixos-records", "/dev/full/records")
     assert outcomes(result) == {"passed": 1}
-    result.stdout.fnmatch_lines(["*warning: *could not be written to /dev/full/records*"])
+    result.stdout.fnmatch_lines(["*warning: */dev/full/records can't be written*"])
 
 
 def test_mode_build_runs_the_check_in_the_sandbox(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:

@@ -1,0 +1,284 @@
+"""Records that travel, as users see them: several stores, signatures, rights, and what is shown in place of a run."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SmallFlake
+from tests.plugin.test_checks import outcomes, records, run
+from tests.records.fake_actions_cache import GITHUB_TOKEN, READ, REPOSITORY, WRITE, FakeActionsCache
+from tests.records.making import secret_key
+
+pytestmark = pytest.mark.nix
+KEY, STRANGER = secret_key("ci-1"), secret_key("stranger-1")
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where these tests themselves run in CI, the sessions in them run nowhere in particular."""
+    for name in [name for name in os.environ if name.startswith("GITHUB_") or name == "CI"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def key_file(pytester: pytest.Pytester) -> Path:
+    """A secret key in Nix's format."""
+    return _write_key(pytester.path / "key", "ci-1")
+
+
+def _write_key(file: Path, name: str) -> Path:
+    import base64
+    import random
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    seed = random.Random(name).randbytes(32)
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    file.write_text(f"{name}:{base64.b64encode(seed + public).decode()}")
+    return file
+
+
+def forget(pytester: pytest.Pytester) -> None:
+    """As on another machine: without local records."""
+    for record in (pytester.path / "cache" / "pytest-nixos" / "records").iterdir():
+        record.unlink()
+
+
+def bare_repository(pytester: pytest.Pytester) -> str:
+    folder = pytester.path / "remote.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(folder)], check=True)
+    return f"git:{folder}"
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_what_one_machine_proves_another_skips(
+    pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path, workers: list[str]
+) -> None:
+    small_flake.write('a = plain "a" "true"; b = plain "b" "exit 1"; c = plain "c" "true";')
+    remote = bare_repository(pytester)
+    first = run(
+        pytester, f"--nixos-records={remote}", f"--nixos-secret-key-file={key_file}", "--nixos-tier=desktop", *workers
+    )
+    first.stdout.fnmatch_lines(["nixos: records in git:*: read, written", "nixos: 2 records published to git:*"])
+    assert outcomes(first) == {"passed": 2, "failed": 1}
+    forget(pytester)
+    second = run(pytester, f"--nixos-records={remote}", f"--nixos-trusted-key={KEY.public}", "-v", *workers)
+    assert outcomes(second) == {"verified": 2, "failed": 1}
+    second.stdout.fnmatch_lines(["nixos: records in git:*not written (laptop*", "VERIFIED *git:*signed by ci-1*"])
+
+
+def test_a_strangers_signature_or_none_is_worth_nothing(
+    pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path
+) -> None:
+    small_flake.write('a = plain "a" "true";')
+    remote = bare_repository(pytester)
+    run(pytester, f"--nixos-records={remote}", f"--nixos-secret-key-file={key_file}", "--nixos-tier=desktop")
+    forget(pytester)
+    result = run(pytester, f"--nixos-records={remote}", f"--nixos-trusted-key={STRANGER.public}")
+    assert outcomes(result) == {"passed": 1}
+    result.stdout.fnmatch_lines(["nixos: warning: 1 of the records in git:* do not count: not signed by a trusted key"])
+    forget(pytester)
+    assert outcomes(run(pytester, f"--nixos-records={remote}?signed=no")) == {"verified": 1}
+
+
+def test_a_push_that_fails_is_seen_and_can_be_an_error(
+    pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path
+) -> None:
+    small_flake.write('a = plain "a" "true";')
+    gone = f"--nixos-records=git:{pytester.path}/nowhere.git"
+    result = run(pytester, gone, f"--nixos-secret-key-file={key_file}", "--nixos-tier=desktop")
+    assert outcomes(result) == {"passed": 1}
+    result.stdout.fnmatch_lines(["nixos: error: 1 record NOT published to git:*"])
+    assert result.ret == 0
+    strict = run(pytester, gone, f"--nixos-secret-key-file={key_file}", "--nixos-tier=desktop", "--nixos-push-strict",
+                 "--nixos-rerun-verified")  # fmt: skip
+    assert strict.ret == 1
+    assert len(records(pytester)) == 1
+
+
+def test_a_laptop_writes_to_nobody(pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path) -> None:
+    small_flake.write('a = plain "a" "true";')
+    remote = bare_repository(pytester)
+    run(pytester, f"--nixos-records={remote}", f"--nixos-secret-key-file={key_file}")
+    forget(pytester)
+    assert outcomes(run(pytester, f"--nixos-records={remote}", f"--nixos-trusted-key={KEY.public}")) == {"passed": 1}
+
+
+def test_no_secret_reaches_a_child(
+    pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither workers nor their tests have what the controller has taken."""
+    small_flake.write('a = plain "a" "true";')
+    monkeypatch.setenv("PYTEST_NIXOS_SECRET_KEY", key_file.read_text())
+    monkeypatch.setenv("GITHUB_TOKEN", "hush-hush")
+    pytester.makepyfile(
+        """
+        import os, pathlib, pytest
+        @pytest.mark.parametrize("n", range(4))
+        def test_environment(n):
+            shown = b"".join(pathlib.Path(f"/proc/{who}/environ").read_bytes() for who in ("self", os.getppid()))
+            assert "PYTEST_NIXOS_SECRET_KEY" not in os.environ and "GITHUB_TOKEN" not in os.environ
+            assert b"hush-hush" not in shown and b"ci-1:" not in shown
+        """
+    )
+    remote = bare_repository(pytester)
+    result = run(pytester, f"--nixos-records={remote}", "--nixos-tier=desktop", "-n", "2", ".")
+    assert outcomes(result) == {"passed": 5}
+    result.stdout.fnmatch_lines(["nixos: 1 record published to git:*"])
+
+
+def test_mistakes_are_one_sentence(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "true";')
+    remote = bare_repository(pytester)
+    for options, sentence in {
+        (f"--nixos-records={remote}",): "*counts signed records only, and no key is trusted*",
+        (f"--nixos-records={remote}?sigend=no",): "*sigend is no parameter of git:*",
+        (f"--nixos-records={remote}", "--nixos-trusted-key=nonsense"): "*the public key is not one of Nix*",
+        ("--nixos-secret-key-file=/nonexistent",): "*the secret key in /nonexistent can't be read*",
+    }.items():
+        result = run(pytester, *options)
+        result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_the_list_says_what_is_known_and_why(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write(
+        'a = plain "a" "true"; b = plain "b" "exit 1"; c = plain "c" "true";'
+        'd = plain "d" "true" // { pytestNixos.record = false; };'
+    )
+    run(pytester, "--deselect", "flake/flake.nix::c")
+    result = run(pytester, "--nixos-records-list", "-n", "2")
+    result.stdout.fnmatch_lines(
+        [
+            "a: verified by *",
+            "    /nix/store/*-a.drv",
+            "    passed * UTC (* ago), in *, by *@*, in *records",
+            "b: to run: its newest record is a failure",
+            "c: to run: no record of this derivation",
+            "d: to run: it opts out of records",
+        ]
+    )
+    assert result.ret == 0
+    selected = run(pytester, "--nixos-records-list", "-k", "c")
+    assert not selected.stdout.str().count("a: verified")
+    strict = run(pytester, "--nixos-records-list", "--nixos-records=records?signed=no", "--nixos-max-age=0s", "-k", "a")
+    strict.stdout.fnmatch_lines(["a: to run: *"])
+
+
+def test_records_are_verified_forgotten_and_pruned(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "true"; b = plain "b" "true";')
+    run(pytester)
+    whole = run(pytester, "--nixos-records-verify")
+    whole.stdout.fnmatch_lines(["*records: 2 records of 2 checks"])
+    assert whole.ret == 0
+    run(pytester, "--nixos-records-prune", "0s").stdout.fnmatch_lines(["*: 0 records removed"])  # all are in use
+    run(pytester, "--nixos-records-forget", "flake/flake.nix::a").stdout.fnmatch_lines(["*: 1 record removed"])
+    small_flake.write('a = plain "a" "true"; b = plain "b" "echo 1";')
+    run(pytester, "--nixos-records-prune", "1d").stdout.fnmatch_lines(["*: 0 records removed"])
+    run(pytester, "--nixos-records-prune", "0s").stdout.fnmatch_lines(["*: 1 record removed"])
+    assert records(pytester) == []
+    run(pytester)
+    records(pytester)[0].write_bytes(b"{")
+    broken = run(pytester, "--nixos-records-verify")
+    broken.stdout.fnmatch_lines(["    warning: record * is damaged and was ignored"])
+    assert broken.ret == 1
+
+
+def test_records_are_copied_and_signed_on_the_way(
+    pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path
+) -> None:
+    small_flake.write('a = plain "a" "true"; b = plain "b" "exit 1";')
+    run(pytester)
+    remote = bare_repository(pytester)
+    key = f"--nixos-secret-key-file={key_file}"
+    refused = run(pytester, "--nixos-records-copy", remote, key)
+    refused.stderr.fnmatch_lines(["ERROR: git:* is not written here: laptop*"])
+    copied = run(pytester, "--nixos-records-copy", remote, key, "--nixos-tier=desktop")
+    copied.stdout.fnmatch_lines(["1 of 2 records copied from *records to git:*"])
+    forget(pytester)
+    result = run(pytester, f"--nixos-records={remote}", f"--nixos-trusted-key={KEY.public}")
+    assert outcomes(result) == {"verified": 1, "failed": 1}
+
+
+def test_what_has_changed_is_explained(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "echo one"; b = plain "b" "true"; c = plain "c" "true";')
+    run(pytester, "--deselect", "flake/flake.nix::c")
+    small_flake.write('a = plain "a" "echo two"; b = plain "b" "true"; c = plain "c" "true";')
+    result = run(pytester, "--nixos-explain")
+    result.stdout.fnmatch_lines(["a: to run; its last proof: passed *", "*echo one*echo two*", "b: verified by *"])
+    result.stdout.fnmatch_lines(["c: to run: no record of it under this name*"])
+
+
+def test_a_travelled_record_is_checked_like_any_other(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    """A shared folder in which somebody has put a pass of his own making."""
+    small_flake.write('a = plain "a" "exit 1"; b = plain "b" "true";')
+    shared = pytester.path / "shared"
+    run(pytester, "--nixos-records=shared")
+    failed = next(path for path in shared.iterdir() if ".failed" in path.name)
+    entry = {**json.loads(failed.read_text()), "outcome": "passed", "finished_at": 2e9}
+    failed.with_name(failed.name.replace("failed", "passed")).write_text(json.dumps(entry) + "\n")
+    result = run(pytester, "--nixos-records=dir:shared?signed=yes", f"--nixos-trusted-key={KEY.public}")
+    assert outcomes(result) == {"failed": 1, "passed": 1}
+
+
+def test_a_flake_that_lies_about_an_output_skips_nothing(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    """Its derivation is new, and the output that the flake claims for it is one that was verified."""
+    small_flake.write('a = plain "a" "true";')
+    assert outcomes(run(pytester)) == {"passed": 1}
+    small_flake.write('a = plain "a" "exit 1" // { inherit (plain "a" "true") outPath; };')
+    assert outcomes(run(pytester)) == {"failed": 1}
+
+
+def _on_github(monkeypatch: pytest.MonkeyPatch, folder: Path, cache: FakeActionsCache, event: str, ref: str) -> None:
+    """The environment of a step that has been given both tokens."""
+    payload = folder / "event.json"
+    sides = {"head": {"repo": {"id": 2}}, "base": {"repo": {"id": 1}}}
+    payload.write_text(json.dumps({"repository": {"default_branch": "main"}, "pull_request": sides}))
+    variables = {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_API_URL": cache.url,
+        "GITHUB_BASE_REF": "main" if event == "pull_request" else "",
+        "GITHUB_EVENT_NAME": event,
+        "GITHUB_EVENT_PATH": str(payload),
+        "GITHUB_REF": ref,
+        "GITHUB_REPOSITORY": REPOSITORY,
+        "GITHUB_RUN_ID": "42",
+        "GITHUB_TOKEN": GITHUB_TOKEN,
+        "ACTIONS_RESULTS_URL": cache.url,
+        "ACTIONS_RUNTIME_TOKEN": cache.token((ref, READ | WRITE), ("refs/heads/main", READ)),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_what_main_has_proven_a_fork_skips_and_never_the_other_way_round(
+    pytester: pytest.Pytester, small_flake: SmallFlake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the cache of GitHub Actions, whose fake the official client has judged."""
+    main, pull = "refs/heads/main", "refs/pull/7/merge"
+    small_flake.write('a = plain "a" "true";')
+    with FakeActionsCache() as cache:
+
+        def on(event: str, ref: str) -> pytest.RunResult:
+            shutil.rmtree(pytester.path / "cache" / "pytest-nixos" / "records", ignore_errors=True)
+            _on_github(monkeypatch, pytester.path, cache, event, ref)
+            return run(pytester, "--nixos-records=gha:", f"--nixos-records={remote}?signed=no&push=yes")
+
+        remote = bare_repository(pytester)
+        proven = on("push", main)
+        assert outcomes(proven) == {"passed": 1}
+        proven.stdout.fnmatch_lines(["nixos: 1 record published to gha:*", "nixos: 1 record published to git:*"])
+        assert outcomes(on("pull_request", pull)) == {"verified": 1}
+        small_flake.write('a = plain "a" "echo changed";')
+        fork = on("pull_request", pull)
+        assert outcomes(fork) == {"passed": 1}
+        fork.stdout.fnmatch_lines(
+            ["nixos: records in git:*not written (pull request of a fork)", "*published to gha:*"]
+        )
+        assert outcomes(on("pull_request", pull)) == {"verified": 1}
+        assert outcomes(on("push", main)) == {"passed": 1}
+        assert GITHUB_TOKEN not in proven.stdout.str() + fork.stdout.str()
