@@ -13,6 +13,7 @@ from pytest_nixos.model import Check, Evidence, Outcome, Record, Subject
 from pytest_nixos.nix import explain, explain_text
 from pytest_nixos.nix.reading import read_file
 from pytest_nixos.plan import subject
+from pytest_nixos.records import policy
 from pytest_nixos.records.keeper import Opened
 from pytest_nixos.records.policy import refusal
 from pytest_nixos.records.publish import is_publishable
@@ -88,11 +89,14 @@ class Inquiry:
         target = self.owner.open_store(str(self.owner.options.copy_to))
         if target.not_written:
             raise PytestNixosError(f"{target.store.name} is not written here: {target.not_written}")
-        for opened in self._readable:
-            records, warnings = self._every(opened)
+        every = [(opened, *self._every(opened)) for opened in self._readable]
+        counting = [(o, r) for o, records, _ in every for r in records if not refusal(r, o.place.terms)]
+        # A failure in one store takes away a pass in another, and does not travel itself.
+        standing = set(map(id, policy.standing([record for _, record in counting], time.time())))
+        for opened, records, warnings in every:
             yield from (f"warning: {warning}" for warning in warnings)
-            good = [r for r in records if not refusal(r, opened.place.terms)]
-            verdicts = [r.verdict for r in good if is_publishable(r.verdict, target.place.terms)]
+            good = [r.verdict for o, r in counting if o is opened and id(r) in standing]
+            verdicts = [verdict for verdict in good if is_publishable(verdict, target.place.terms)]
             target.store.write(verdicts, Deadline(_STORE_SECONDS))
             yield text.copied(opened, target, len(verdicts), len(records))
 

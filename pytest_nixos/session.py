@@ -204,6 +204,8 @@ class Owner(Session):
             return 0  # not made, or failed
         planned = (planned for flake in self.plan.flakes for planned in flake.checks)
         self.keeper.renew((entry.evidence for entry in planned if entry.evidence), min(seconds, _RENEW_SECONDS))
+        if waiting := self.keeper.on_their_way:
+            self.progress(f"publishing {reporting.count(waiting, 'record')}, for at most {seconds:.0f} s")
         self.published = self.keeper.close(seconds)
         return sum(published.lost for published in self.published)
 

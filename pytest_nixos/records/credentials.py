@@ -10,7 +10,14 @@ OF_SCHEME = {
     "git": ("GITHUB_TOKEN", "GH_TOKEN"),
     "gha": ("GITHUB_TOKEN", "GH_TOKEN", "ACTIONS_RUNTIME_TOKEN"),
     "github-runs": ("GITHUB_TOKEN", "GH_TOKEN"),
-    "nix": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CACHIX_AUTH_TOKEN", "ATTIC_TOKEN"),
+    "nix": (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "CACHIX_AUTH_TOKEN",
+        "CACHIX_SIGNING_KEY",
+        "ATTIC_TOKEN",
+    ),
 }
 SECRET_KEY = "PYTEST_NIXOS_SECRET_KEY"
 _ENV_START, _ENV_END = 50, 51  # fields of proc_pid_stat(5)

@@ -44,6 +44,16 @@ class Place:
     options: dict[str, str]
     terms: Terms
 
+    @property
+    def is_of_outputs(self) -> bool:
+        """Whether what counts there are outputs, which Nix's own keys sign and whoever builds them writes."""
+        return self.options.get("evidence") == "output"
+
+    @property
+    def signs_itself(self) -> bool:
+        """Whether what is written there is signed by others than us: a service, or Nix with a key of its own."""
+        return "via" in self.options or (self.scheme == "nix" and "secret-key=" in self.location)
+
     def __str__(self) -> str:
         """For people: without user and password of a URL."""
         before, at, after = self.location.rpartition("@")

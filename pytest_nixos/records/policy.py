@@ -57,5 +57,19 @@ def judge(
     return Evidence(verdict=verdict, record=name, signers=newest.signers)
 
 
+def standing(records: Iterable[Record], now: float) -> list[Record]:
+    """The passes among the records that no newer failure of the same derivation and driver takes away.
+
+    now is in seconds since the epoch: a record from the future is none.
+    """
+    newest: dict[tuple[str, str | None], tuple[float, bool]] = {}
+    known = [record for record in records if record.verdict.finished_at <= now + _CLOCK_SKEW_SECONDS]
+    for record in known:
+        key, rank = (record.verdict.drv_path, record.verdict.driver), _rank(("", record))
+        newest[key] = max(newest.get(key, rank), rank)
+    passed = (record for record in known if record.verdict.outcome is Outcome.PASSED)
+    return [r for r in passed if not newest[r.verdict.drv_path, r.verdict.driver][1]]
+
+
 def _rank(entry: tuple[str, Record]) -> tuple[float, bool]:
     return entry[1].verdict.finished_at, entry[1].verdict.outcome is Outcome.FAILED

@@ -54,6 +54,12 @@ class Outbox:
             self._waiting.append(verdict)
             self._changed.notify()
 
+    @property
+    def waiting(self) -> int:
+        """How many records are on their way."""
+        with self._changed:
+            return len(self._waiting)
+
     def close(self, deadline: Deadline) -> Published:
         """Wait until all is written or the deadline comes; what came of it."""
         with self._changed:

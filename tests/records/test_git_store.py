@@ -32,6 +32,7 @@ from pytest_nixos.records.signing import SecretKey, Trusted, parse_secret_key
 from pytest_nixos.records.stores.base import Kit
 from pytest_nixos.records.stores.git import GitStore, open_git
 from pytest_nixos.records.stores.git_refs import Ref, layout_of
+from tests.conftest import need
 from tests.records.git_server import GitServer, git, make_repository, serving
 
 LAYOUT = layout_of("refs/nixos-verified/v2")
@@ -481,8 +482,8 @@ def test_a_server_that_is_down_may_come_back(kit: Kit) -> None:
 
 @pytest.mark.parametrize("url", ["http://{}/x.git", "git://{}/x.git", "ssh://git@{}/x.git"])
 def test_a_server_that_says_nothing_is_left_at_the_deadline(url: str, kit: Kit) -> None:
-    if url.startswith("ssh:") and shutil.which("ssh") is None:
-        pytest.skip("ssh is not on PATH")
+    if url.startswith("ssh:"):
+        need("ssh")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         store, start = store_at(url.format(address), kit), time.monotonic()

@@ -140,5 +140,10 @@ def test_a_signed_store_needs_keys(tmp_path: Path) -> None:
         Keeper([place], kit(tmp_path, keys=False, trusted=False), Where.MAIN, 5)
     [opened] = Keeper([place], kit(tmp_path, keys=False), Where.MAIN, 5).stores
     assert opened.not_written == "no secret key to sign with"
+    outputs, cachix = parse_place("nix:file:///c?evidence=output"), parse_place("nix:https://c.org?via=cachix")
+    [opened] = Keeper([outputs], kit(tmp_path, keys=False, trusted=False), Where.MAIN, 5).stores
+    assert opened.not_written == "whoever builds outputs writes them"
+    [opened] = Keeper([cachix], kit(tmp_path, keys=False), Where.MAIN, 5).stores
+    assert opened.not_written == ""
     with pytest.raises(PytestNixosError, match="no secret key"):
         Keeper([parse_place("dir:records?signed=yes&push=yes")], kit(tmp_path, keys=False), Where.MAIN, 5)
