@@ -11,7 +11,8 @@ from pytest_nixos.errors import CheckFailed, PytestNixosError
 from pytest_nixos.execution import raise_failure
 from pytest_nixos.model import Check, EvalFailed, FlakePlan, PlannedCheck
 from pytest_nixos.nix.attrs import item_name
-from pytest_nixos.session import PROOF, RAN, SECONDS, Session
+from pytest_nixos.recorder import PROOF, RAN, SECONDS
+from pytest_nixos.session import Session
 
 VERIFIED = "nixos_verified"
 
@@ -66,8 +67,13 @@ class CheckItem(pytest.Item):
         if isinstance(check, EvalFailed):
             raise CheckFailed(f"the check does not evaluate: {check.message}")
         again, self._ran = self._ran, True
-        self.user_properties.append((RAN, self.role.subject(check)))
-        result = self.role.run(check)
+        ran = (RAN, self.role.subject(check))
+        self.user_properties.append(ran)
+        try:
+            result = self.role.run(check)
+        except PytestNixosError:
+            self.user_properties.remove(ran)  # it was not run, for want of space for instance
+            raise
         for name, text in result.sections:
             self.add_report_section("call", name, text)
         self.user_properties.append((SECONDS, f"{result.seconds:.3f}"))

@@ -1,6 +1,7 @@
 """The hooks of a session that has flakes, one object per duty, registered by role."""
 
 import signal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,27 @@ class Owning:
     """The process that owns the session: plans, records, reports."""
 
     def __init__(self, owner: Owner) -> None:
-        self.owner = owner
+        self.owner, self._hurried = owner, False
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """The user is in a hurry; xdist ends a session of `-x` by a kin of that error."""
+        self._hurried = excinfo.type is KeyboardInterrupt
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """SIGTERM ends a session like Ctrl-C; a quiet one, which has no header, is planned here."""
+        """SIGTERM ends a session like Ctrl-C; one that shows no header is planned here, before workers start."""
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if session.config.get_verbosity() < 0:
+        quiet = session.config.get_verbosity() < 0 or session.config.getoption("no_header", False)
+        if quiet or not session.config.pluginmanager.has_plugin("terminalreporter"):
             self.pytest_report_header()
 
     def pytest_report_header(self) -> list[str]:
-        """Evaluate, before any worker starts, so that a missing Nix is one error; say what was found."""
+        """Say what was found."""
+        return self._header
+
+    @cached_property
+    def _header(self) -> list[str]:
+        """Evaluate, before any worker starts, so that a missing Nix is one error."""
         try:
             stores = reporting.stores(self.owner.keeper.stores)
             return [*reporting.header(self.owner.plan, self.owner.accelerator), *stores]
@@ -87,7 +98,7 @@ class Owning:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Records that are on their way: wait for them, a moment only where the user is in a hurry."""
-        lost = self.owner.publish(_HURRY_SECONDS if exitstatus == pytest.ExitCode.INTERRUPTED else _PUSH_SECONDS)
+        lost = self.owner.publish(_HURRY_SECONDS if self._hurried else _PUSH_SECONDS)
         if lost and self.owner.options.push_strict and exitstatus in _GOOD:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -104,7 +115,8 @@ class Owning:
             terminalreporter.write_line(line)
         for line in reporting.published(self.owner.published):
             terminalreporter.write_line(line)
-        self.owner.show_times()
+        if not self.owner.options.request:
+            self.owner.show_times()
 
 
 class Running:

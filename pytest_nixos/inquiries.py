@@ -8,18 +8,18 @@ import pytest
 from pytest_nixos import inquiry_text as text
 from pytest_nixos.collection import CheckItem
 from pytest_nixos.deadline import Deadline
-from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.model import Check, Evidence, Outcome, Record, Subject
+from pytest_nixos.errors import PytestNixosError, RecordsUnavailable
+from pytest_nixos.model import Check, Outcome, Record, Subject
 from pytest_nixos.nix import explain, explain_text
 from pytest_nixos.nix.reading import read_file
 from pytest_nixos.plan import subject
 from pytest_nixos.records import policy
 from pytest_nixos.records.keeper import Opened
-from pytest_nixos.records.policy import refusal
 from pytest_nixos.records.publish import is_publishable
 from pytest_nixos.session import Owner
 
 _STORE_SECONDS = 300.0
+_YOUNG_SECONDS = 3600.0  # where a record is as old as its entry, older ones would become young
 Lines = Iterator[str]
 
 
@@ -53,7 +53,11 @@ class Inquiry:
     def _verify(self) -> Lines:
         for opened in self._readable:
             records, warnings = self._every(opened)
-            refused = [record for record in records if refusal(record, opened.place.terms)]
+            if records is None:
+                yield text.left_out(opened, warnings)
+                continue
+            refused = [(r, policy.refusal(r, opened.place.terms, time.time())) for r in records]
+            refused = [(record, reason) for record, reason in refused if reason]
             self.failed |= bool(warnings or refused)
             yield from text.store_lines(opened, records, refused, warnings)
 
@@ -69,45 +73,66 @@ class Inquiry:
 
     def _forget(self) -> Lines:
         subjects = [self._subject(check) for check in self._checks]
-        for opened in self._writable:
-            found = opened.store.lookup(subjects, Deadline(_STORE_SECONDS))
-            opened.store.remove([record.verdict for record in found.records], Deadline(_STORE_SECONDS))
-            yield text.removed(opened, len(found.records))
+        for opened in self.owner.keeper.stores:
+            if opened.not_written:
+                self.failed = True
+                yield text.left_out(opened, [f"not written here: {opened.not_written}"])
+                continue
+            try:
+                found = opened.store.lookup(subjects, Deadline(_STORE_SECONDS))
+                opened.store.remove([record.verdict for record in found.records], Deadline(_STORE_SECONDS))
+                yield text.removed(opened, len(found.records))
+            except RecordsUnavailable as error:
+                self.failed = True
+                yield text.left_out(opened, [error.message])
 
     def _prune(self) -> Lines:
-        oldest = time.time() - (self.owner.options.prune_age or 0)
-        used = {evidence.verdict.drv_path for evidence in self._proofs}
+        """Old records go, but for those of what the flakes have now, and failures that refute a pass which stays."""
+        oldest, used = time.time() - (self.owner.options.prune_age or 0), self._in_use()
+        everywhere = all(opened.place.scheme != "nix" and not opened.not_written for opened in self._readable)
         for opened in self._writable:
             records, warnings = self._every(opened)
-            old = [r.verdict for r in records if r.verdict.finished_at < oldest and r.verdict.drv_path not in used]
+            if records is None:
+                yield text.left_out(opened, warnings)
+                continue
+            old = [record.verdict for record in records if record.verdict.finished_at < oldest]
+            old = [v for v in old if not used.intersection((v.drv_path, v.out_path))]
+            old = [v for v in old if everywhere or v.outcome is Outcome.PASSED]
             opened.store.remove(old, Deadline(_STORE_SECONDS))
-            self.failed |= bool(warnings)
             yield from (f"warning: {warning}" for warning in warnings)
             yield text.removed(opened, len(old))
 
     def _copy(self) -> Lines:
-        target = self.owner.open_store(str(self.owner.options.copy_to))
+        """What proves the selected checks goes to the target, and nothing else: a copy is signed by us."""
+        target, checks = self.owner.open_store(str(self.owner.options.copy_to)), self._checks
         if target.not_written:
             raise PytestNixosError(f"{target.store.name} is not written here: {target.not_written}")
-        every = [(opened, *self._every(opened)) for opened in self._readable]
-        counting = [(o, r) for o, records, _ in every for r in records if not refusal(r, o.place.terms)]
-        # A failure in one store takes away a pass in another, and does not travel itself.
-        standing = set(map(id, policy.standing([record for _, record in counting], time.time())))
-        for opened, records, warnings in every:
-            yield from (f"warning: {warning}" for warning in warnings)
-            good = [r.verdict for o, r in counting if o is opened and id(r) in standing]
-            verdicts = [verdict for verdict in good if is_publishable(verdict, target.place.terms)]
-            target.store.write(verdicts, Deadline(_STORE_SECONDS))
-            yield text.copied(opened, target, len(verdicts), len(records))
+        subjects = [self._subject(check) for check in checks if check.recorded]
+        answer = self.owner.keeper.look_up(subjects, now=time.time(), max_age=self._max_age, all_of_them=True)
+        yield from (f"warning: {warning}" for warning in answer.warnings)
+        proofs = [evidence.verdict for evidence in answer.evidence if evidence is not None]
+        fit = [verdict for verdict in proofs if is_publishable(verdict, target.place.terms)]
+        young = [v for v in fit if target.place.keeps_time or time.time() - v.finished_at < _YOUNG_SECONDS]
+        target.store.write(young, Deadline(_STORE_SECONDS))
+        yield from text.copied(target, len(checks), len(proofs), len(fit), len(young))
+
+    def _in_use(self) -> set[str]:
+        """The derivations and outputs of all checks that the flakes have, selected or not.
+
+        Raises PytestNixosError when a check does not evaluate: nobody knows what it is of.
+        """
+        used: set[str] = set()
+        for flake in self.owner.plan.flakes:
+            for planned in flake.checks:
+                if not isinstance(planned.check, Check):
+                    raise PytestNixosError(f"{planned.check.attr} does not evaluate", "its records would be lost")
+                derivation = planned.check.derivation
+                used |= set(filter(None, (derivation.drv_path, derivation.out_path)))
+        return used
 
     @property
     def _checks(self) -> list[Check]:
         return [item.planned.check for item in self.items if isinstance(item.planned.check, Check)]
-
-    @property
-    def _proofs(self) -> list[Evidence]:
-        planned = (planned for flake in self.owner.plan.flakes for planned in flake.checks)
-        return [entry.evidence for entry in planned if entry.evidence is not None]
 
     @property
     def _max_age(self) -> float | None:
@@ -124,21 +149,26 @@ class Inquiry:
     def _subject(self, check: Check) -> Subject:
         return subject(check, self.owner.plan.system, self.owner.options.mode)
 
-    def _every(self, opened: Opened) -> tuple[list[Record], list[str]]:
-        try:
-            found = opened.store.every(Deadline(_STORE_SECONDS))
-        except PytestNixosError as error:
-            return [], [error.message]
+    def _every(self, opened: Opened) -> tuple[list[Record] | None, list[str]]:
+        """All records of a store and its warnings; None for one that can't be listed. Raises PytestNixosError."""
+        if opened.place.scheme == "nix":
+            return None, ["a binary cache can't be listed"]
+        found = opened.store.every(Deadline(_STORE_SECONDS))
         return list(found.records), list(found.warnings)
 
     def _last_proofs(self) -> dict[tuple[str, str], Record]:
         """The newest pass that counts of each check, by name and system, whatever its derivation was."""
         last: dict[tuple[str, str], Record] = {}
         for opened in self._readable:
-            for record in self._every(opened)[0]:
+            try:
+                records = self._every(opened)[0] or ()
+            except PytestNixosError as error:
+                self.owner.progress.text(f"warning: {error.message}")
+                continue
+            for record in records:
                 verdict = record.verdict
                 key = verdict.check, verdict.system
-                counts = verdict.outcome is Outcome.PASSED and not refusal(record, opened.place.terms)
+                counts = verdict.outcome is Outcome.PASSED and not policy.refusal(record, opened.place.terms)
                 if counts and (key not in last or last[key].verdict.finished_at < verdict.finished_at):
                     last[key] = record
         return last
@@ -158,10 +188,9 @@ def answer(config: pytest.Config, session: pytest.Session) -> int:
     if session.testsfailed:
         return pytest.ExitCode.INTERRUPTED
     inquiry = Inquiry(owner, [item for item in session.items if isinstance(item, CheckItem)])
-    writer = config.get_terminal_writer()
     try:
         for line in inquiry.lines():
-            writer.line(line)
+            owner.progress.text(line)
     except PytestNixosError as error:
         raise pytest.UsageError(str(error)) from None
     return pytest.ExitCode.TESTS_FAILED if inquiry.failed else pytest.ExitCode.OK

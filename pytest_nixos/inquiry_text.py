@@ -50,14 +50,15 @@ def age(since: float) -> str:
 
 
 def store_lines(
-    opened: Opened, records: Sequence[Record], refused: Sequence[Record], warnings: Sequence[str]
+    opened: Opened, records: Sequence[Record], refused: Sequence[tuple[Record, str]], warnings: Sequence[str]
 ) -> Iterator[str]:
     """What a store holds: how many records, signed by whom, and what is wrong with it."""
     checks = len({(record.verdict.system, record.verdict.check) for record in records})
     yield f"{opened.store.name}: {count(len(records), 'record')} of {count(checks, 'check')}"
     signers = Counter(name for record in records for name in record.signers)
     yield from (f"    {number} signed by {name}" for name, number in sorted(signers.items()))
-    yield from (f"    does not count: {record.verdict.drv_path}: {record_text(record)}" for record in refused)
+    for record, reason in refused:
+        yield f"    does not count ({reason}): {record.verdict.check}: {record_text(record)}, {record.verdict.drv_path}"
     yield from (f"    warning: {warning}" for warning in warnings)
 
 
@@ -73,7 +74,7 @@ def explained(check: Check, before: Record | None, difference: Sequence[str]) ->
     if not check.recorded:
         yield f"{check.attr}: to run: it opts out of records"
     elif before is None:
-        yield f"{check.attr}: to run: no record of it under this name, for whatever derivation"
+        yield f"{check.attr}: to run: no pass of it that counts is known under this name, for whatever derivation"
     elif before.verdict.drv_path == check.derivation.drv_path:
         yield f"{check.attr}: to run, though its derivation has passed before: {record_text(before)}"
         yield "    --nixos-records-list says why that does not count"
@@ -87,6 +88,17 @@ def removed(opened: Opened, number: int) -> str:
     return f"{opened.store.name}: {count(number, 'record')} removed"
 
 
-def copied(source: Opened, target: Opened, number: int, of: int) -> str:
-    """What was copied from a store to another."""
-    return f"{number} of {count(of, 'record')} copied from {source.store.name} to {target.store.name}"
+def left_out(opened: Opened, reasons: Sequence[str]) -> str:
+    """A store that was not touched, and why."""
+    return f"{opened.store.name}: left as it is: {'; '.join(reasons)}"
+
+
+def copied(target: Opened, checks: int, proven: int, fit: int, written: int) -> Iterator[str]:
+    """What was copied, of how many checks, and why not all."""
+    yield f"records of {written} of {count(checks, 'check')} copied to {target.store.name}"
+    if checks > proven:
+        yield f"    {checks - proven} not verified here"
+    if proven > fit:
+        yield f"    {proven - fit} with a flag that its terms do not allow"
+    if fit > written:
+        yield f"    {fit - written} too old for a store that would take them for new"

@@ -11,7 +11,7 @@ from pytest_nixos.nix.reading import is_own_output
 from pytest_nixos.options import Options, cache_home
 from pytest_nixos.records import credentials, rights
 from pytest_nixos.records.keeper import Keeper
-from pytest_nixos.records.places import Place, Terms, parse_place
+from pytest_nixos.records.places import Place, Push, Terms, parse_place
 from pytest_nixos.records.signing import SecretKey, Trusted, parse_secret_key
 from pytest_nixos.records.stores.base import Kit
 
@@ -38,12 +38,12 @@ def take_secrets(options: Options) -> Surroundings:
 
 
 def places(options: Options) -> tuple[Place, ...]:
-    """The stores as they are named; where no folder is to be written, with the user's own before them.
+    """The stores as they are named; where no folder is written whatever happens, with the user's own before them.
 
     Raises PytestNixosError for a name that makes no sense.
     """
     named = tuple(map(parse_place, options.records))
-    if any(place.scheme == "dir" and place.terms.push != "no" for place in named):
+    if any(p.scheme == "dir" and p.terms.push is not Push.NO and not p.terms.signed for p in named):
         return named
     own = Place(scheme="dir", location=str(cache_home() / "records"), options={}, terms=Terms(allow=None))
     return (own, *named)
@@ -79,10 +79,9 @@ def open_keeper(
 
 
 def _keys(options: Options, secrets: Mapping[str, str]) -> tuple[SecretKey, ...]:
-    texts: list[str] = [secrets[credentials.SECRET_KEY]] if credentials.SECRET_KEY in secrets else []
     if options.secret_key_file is not None:
-        texts.append(_content(options.secret_key_file))
-    return tuple(map(parse_secret_key, texts))
+        return (parse_secret_key(_content(options.secret_key_file)),)
+    return (parse_secret_key(secrets[credentials.SECRET_KEY]),) if credentials.SECRET_KEY in secrets else ()
 
 
 def _content(file: Path) -> str:
@@ -90,7 +89,8 @@ def _content(file: Path) -> str:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise KeyUnusable(f"the secret key in {file} can't be read: {reason}") from None
+        # The name is not shown: it may be the key itself, by mistake.
+        raise KeyUnusable(f"the file that is named for the secret key can't be read: {reason}") from None
 
 
 def _event(path: str) -> bytes:

@@ -63,13 +63,12 @@ class Check:
     recorded: bool = True
 
     def driven_by(self, mode: str) -> str | None:
-        """What runs the check: its driver (output path, else derivation path), or None where it is built.
+        """What runs the check: its driver's derivation path, or None where it is built.
 
-        mode is the user's wish, `auto`, `driver` or `build`; a check without a driver is always built.
+        mode is the user's wish, `auto`, `driver` or `build`; a check without a driver is always built. It is the
+        derivation, since that is what is realised; where its output lies is only what the flake says.
         """
-        if self.driver is None or mode == "build":
-            return None
-        return self.driver.out_path or self.driver.drv_path
+        return None if self.driver is None or mode == "build" else self.driver.drv_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

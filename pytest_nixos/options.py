@@ -65,7 +65,7 @@ class Options:
         timeout = given.nixos_timeout or config.getini("nixos_timeout")
         key_file = given.nixos_secret_key_file or os.environ.get("PYTEST_NIXOS_SECRET_KEY_FILE")
         invoked = Path(config.invocation_params.dir)
-        base = invoked if given.nixos_flake else config.inipath.parent if config.inipath else config.rootpath
+        base = invoked if given.nixos_flake else _ini_folder(config)
         return cls(
             flakes=tuple(given.nixos_flake or config.getini("nixos_flake")),
             named_on_command_line=bool(given.nixos_flake),
@@ -84,7 +84,7 @@ class Options:
             network=given.nixos_network,
             accelerator=given.nixos_accel,
             records=tuple(given.nixos_records or config.getini("nixos_records")),
-            records_base=invoked if given.nixos_records else base,
+            records_base=invoked if given.nixos_records else _ini_folder(config),
             records_seconds=seconds(given.nixos_records_timeout),
             trusted_keys=(*config.getini("nixos_trusted_keys"), *given.nixos_trusted_key),
             secret_key_file=invoked / Path(key_file).expanduser() if key_file else None,
@@ -92,7 +92,7 @@ class Options:
             push_strict=given.nixos_push_strict,
             request=requested(given),
             copy_to=given.nixos_records_copy,
-            prune_age=seconds(prune) if (prune := given.nixos_records_prune) else None,
+            prune_age=seconds(prune) if (prune := given.nixos_records_prune) is not None else None,
             folder=_folder(given.nixos_dir, invoked, "") / _SESSIONS,
             artifacts=invoked / given.nixos_artifacts if given.nixos_artifacts else None,
             stream=given.capture == "no",
@@ -101,9 +101,12 @@ class Options:
 
 def requested(given: argparse.Namespace) -> str:
     """What is asked for in place of a test run: list, verify, explain, prune or copy; "" for a test run."""
-    if given.nixos_request:
-        return str(given.nixos_request)
-    return "prune" if given.nixos_records_prune else "copy" if given.nixos_records_copy else ""
+    asked = list(dict.fromkeys(given.nixos_request))
+    asked += ["prune"] if given.nixos_records_prune is not None else []
+    asked += ["copy"] if given.nixos_records_copy is not None else []
+    if len(asked) > 1:
+        raise pytest.UsageError(f"one thing at a time: {' and '.join(asked)} are asked for")
+    return str(asked[0]) if asked else ""
 
 
 def cache_home() -> Path:
@@ -120,6 +123,10 @@ def seconds(text: str) -> float:
     if match is None:
         raise PytestNixosError(f"{text!r} is not a duration", "write for instance 90s, 15m, 12h, 7d or 2w")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _ini_folder(config: pytest.Config) -> Path:
+    return config.inipath.parent if config.inipath else config.rootpath
 
 
 def _positive(text: str) -> int:
@@ -220,16 +227,31 @@ def add_options(parser: pytest.Parser) -> None:
     add("--nixos-tier", choices=("cloud", "desktop", "laptop"), help="what this machine is: a laptop only reads")
     add("--nixos-push-strict", action="store_true", help="records that can't be pushed are an error")
     asks = {
-        "--nixos-records-list": "what is recorded of the selected checks, and why each is verified or not",
-        "--nixos-records-verify": "whether every record in the stores is whole, signed where it must be, and of use",
-        "--nixos-records-forget": "what is removed: the records of the selected checks, from all stores",
-        "--nixos-explain": "why the selected checks are not verified: what has changed in their derivations since",
+        "--nixos-records-list": "show what is recorded of the selected checks, and why each is verified or not",
+        "--nixos-records-verify": "show whether every record of the stores is whole, and signed where it must be",
+        "--nixos-records-forget": "remove the records of the selected checks from the stores that are written here",
+        "--nixos-explain": "show why the selected checks are not verified: what has changed in their derivations since",
     }
     for option, help_ in asks.items():
         request = option.rsplit("-", 1)[-1]
-        add(option, dest="nixos_request", action="store_const", const=request, help=f"run nothing, and show {help_}")
-    add("--nixos-records-prune", metavar="AGE", help="run nothing, and remove records older than this from all stores")
-    add("--nixos-records-copy", metavar="URI", help="run nothing, and copy the records of all stores to this one")
+        add(
+            option,
+            dest="nixos_request",
+            action="append_const",
+            const=request,
+            default=[],
+            help=f"run nothing, and {help_}",
+        )
+    add(
+        "--nixos-records-prune",
+        metavar="AGE",
+        help="run nothing, and remove records older than this that verify nothing now",
+    )
+    add(
+        "--nixos-records-copy",
+        metavar="URI",
+        help="run nothing, and copy what proves the selected checks to this store",
+    )
     add("--nixos-dir", metavar="DIR", help="folder for the sessions' stores, on the file system of the Nix store")
     add("--nixos-artifacts", metavar="DIR", help="keep transcripts and files of every check here")
     parser.addini("nixos_flake", "flakes whose checks are run by plain pytest", type="linelist", default=[])

@@ -4,10 +4,13 @@ Hooks are five lines at most; the objects they hand over to do the work. Without
 options and fixtures is loaded, and pytest is as fast as without the plugin.
 """
 
+import os
+
 import pytest
 from _pytest.main import wrap_session
 
 from pytest_nixos.options import Options, add_options, requested
+from pytest_nixos.records.credentials import SECRET_KEY, take
 
 pytest_plugins = ["pytest_nixos.fixtures"]
 
@@ -24,6 +27,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | pytest.ExitCode | None:
         return None
     from pytest_nixos.inquiries import answer  # a test run need not load it
 
+    config.option.tx, config.option.dist = [], "no"
+
     return wrap_session(config, answer)
 
 
@@ -36,3 +41,5 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_nixos.hooks import register  # a session without a flake need not load it
 
         register(config, Options.from_config(config))
+    elif SECRET_KEY in os.environ:  # nobody here needs it, nor do the tests
+        take([SECRET_KEY])

@@ -31,6 +31,14 @@ class Progress:
             self._reporter.write_line(f"nixos: {text}")
             self._shown_at = time.monotonic()
 
+    def text(self, text: str) -> None:
+        """Print what was asked for, also where nothing else is to be said."""
+        if self._reporter is None:
+            print(text)
+        else:
+            self._reporter.ensure_newline()
+            self._reporter.write_line(text)
+
     def line(self, text: str) -> None:
         """Show `text` as a line that stays."""
         if self._reporter is None or self._reporter.verbosity < 0:

@@ -62,6 +62,8 @@ def published(results: Sequence[Published]) -> Iterator[str]:
             yield f"nixos: {count(one.written, 'record')} published to {one.store}"
         if one.lost:
             yield f"nixos: error: {count(one.lost, 'record')} NOT published to {one.store}: {one.why}"
+        if one.held:
+            yield f"nixos: {count(one.held, 'record')} not for {one.store}: flagged, and its terms do not allow that"
 
 
 def prebuilt_line(prebuilt: Prebuilt) -> str:

@@ -5,10 +5,7 @@ Alone and controller own the session's folder, show progress, and record; a work
 
 import contextlib
 import dataclasses
-import getpass
 import os
-import socket
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +18,7 @@ from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.execution import Surroundings, remove_session, run_check
 from pytest_nixos.keeping import needs_commit, open_keeper, places, take_secrets
-from pytest_nixos.model import Check, Closure, Outcome, Plan, Prebuilt, RunResult, Verdict
+from pytest_nixos.model import Check, Closure, Kind, Plan, Prebuilt, RunResult
 from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.checks import Evaluator
@@ -31,15 +28,13 @@ from pytest_nixos.nix.unread import Unread
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
 from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, prebuild
 from pytest_nixos.progress import Progress
+from pytest_nixos.recorder import Recorder, subject_text
 from pytest_nixos.records.keeper import Keeper, Opened
 from pytest_nixos.records.places import parse_place
 from pytest_nixos.records.publish import Published
 from pytest_nixos.rundir import RunDir, abandoned
 from pytest_nixos.vm import accelerator
 
-RAN = "nixos_ran"  # what a report's run was of: derivation and driver
-PROOF = "nixos_proof"  # the same, on the report of a run that proves them
-SECONDS = "nixos_seconds"
 _KEPT_ARTIFACTS = 10  # sessions
 _DRIVER_SECONDS = 30
 _RENEW_SECONDS = 15.0
@@ -101,7 +96,7 @@ class Session:
 
     def subject(self, check: Check) -> str:
         """What a run of the check is a run of: its derivation, and the driver if one runs it."""
-        return f"{check.derivation.drv_path} {check.driven_by(self.options.mode) or ''}"
+        return subject_text(check, self.options.mode)
 
     def is_proof(self, check: Check) -> bool:
         """Whether a pass of the check proves it: not one that opts out, nor one that could have used the network."""
@@ -110,7 +105,18 @@ class Session:
 
     def flags(self, check: Check) -> tuple[str, ...]:
         """What makes a pass of the check worth less to others: a slow machine forgives races that a fast one shows."""
-        return ("tcg",) if self._drives(check) and self.prebuilt.accelerator == "tcg" else ()
+        if check.kind is not Kind.VM:
+            return ()
+        name = self.prebuilt.accelerator if self._drives(check) else self._likely_accelerator
+        return () if name == "kvm" else ("tcg",)
+
+    @property
+    def _likely_accelerator(self) -> str:
+        """What a VM in the Nix sandbox runs with: as asked for, as probed on this machine, or as /dev/kvm looks."""
+        known = accelerator.known(cache_home())
+        if self.options.accelerator != "auto":
+            return self.options.accelerator
+        return known.name if known else "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
 
     def close(self) -> None:
         """Remove the session's folder, where this process owns it."""
@@ -183,7 +189,14 @@ class Owner(Session):
         for folder in abandoned(options.folder):
             remove_session(folder)
         super().__init__(config, options, RunDir.create(options.folder, shared=self.shared))
-        self.recorder = Recorder(self)
+        self.recorder = Recorder(
+            plan=lambda: self.plan,
+            mode=options.mode,
+            root=config.rootpath,
+            flags=self.flags,
+            keep=lambda verdict: self.keeper.keep(verdict),
+            warn=lambda text: self.progress.line(f"warning: {text}"),
+        )
         self.ready = False
         self.published: list[Published] = []
 
@@ -192,20 +205,26 @@ class Owner(Session):
         """The record stores. Raises PytestNixosError for one that can't be used as it is named."""
         named = places(self.options)
         commit = planning.commit(self.nix, self._evaluation()) if needs_commit(named) else None
-        return open_keeper(self.options, self._around, self.nix, named, commit)
+        keeper = open_keeper(self.options, self._around, self.nix, named, commit)
+        if self.options.push_strict:
+            keeper.refuse_unsigned()
+        return keeper
 
     def open_store(self, uri: str) -> Opened:
         """One more store, beside the session's own. Raises PytestNixosError when it can't be used as it is named."""
         return open_keeper(self.options, self._around, self.nix, [parse_place(uri)]).stores[0]
 
     def publish(self, seconds: float) -> int:
-        """Wait for the records that are on their way, and say what came of them; the number that is lost."""
+        """Wait for the records that are on their way, and say what came of them; the number that is lost.
+
+        Whoever waits no longer (Ctrl-C) loses what is not written yet, and is told so.
+        """
         if "plan" not in self.__dict__ or "keeper" not in self.__dict__:
             return 0  # not made, or failed
         planned = (planned for flake in self.plan.flakes for planned in flake.checks)
         self.keeper.renew((entry.evidence for entry in planned if entry.evidence), min(seconds, _RENEW_SECONDS))
         if waiting := self.keeper.on_their_way:
-            self.progress(f"publishing {reporting.count(waiting, 'record')}, for at most {seconds:.0f} s")
+            self.progress.line(f"publishing {reporting.count(waiting, 'record')} (Ctrl-C to stop)")
         self.published = self.keeper.close(seconds)
         return sum(published.lost for published in self.published)
 
@@ -259,69 +278,9 @@ class Worker(Session):
         super().__init__(config, options, RunDir(Path(workerinput["nixos_rundir"])))
 
 
-class Recorder:
-    """The only writer of records: sees every report, in one process, and writes at the moment an item has passed."""
-
-    def __init__(self, owner: Owner) -> None:
-        self._owner, self._by = owner, _whoami()
-        self._doubtful: set[str] = set()
-        self.seconds = 0.0
-
-    def see(self, report: pytest.TestReport) -> None:
-        """Take in the report of a phase; after the last phase of an item that did well, record it.
-
-        An item that failed in any phase, was run again, or passed where a failure was expected is doubtful.
-        """
-        if report.outcome != "passed" or hasattr(report, "wasxfail"):
-            first = report.nodeid not in self._doubtful
-            self._doubtful.add(report.nodeid)
-            if first and report.outcome == "failed":
-                self._record(report, Outcome.FAILED)
-        elif report.when == "teardown" and report.nodeid not in self._doubtful:
-            self._record(report, Outcome.PASSED)
-
-    def _record(self, report: pytest.TestReport, outcome: Outcome) -> None:
-        properties = dict(report.user_properties)
-        if SECONDS not in properties:
-            return
-        seconds = float(str(properties[SECONDS]))
-        self.seconds += seconds
-        told = properties.get(PROOF if outcome is Outcome.PASSED else RAN)
-        check = self._checks.get(str(told))
-        if check is None or not check.recorded:
-            return
-        verdict = Verdict(
-            drv_path=check.derivation.drv_path,
-            out_path=check.derivation.out_path,
-            driver=check.driven_by(self._owner.options.mode),
-            outcome=outcome,
-            finished_at=time.time(),
-            seconds=seconds,
-            by=self._by,
-            check=check.attr,
-            system=self._owner.plan.system,
-            flags=self._owner.flags(check),
-        )
-        for warning in self._owner.keeper.keep(verdict):
-            self._owner.progress.line(f"warning: {warning}")
-
-    @cached_property
-    def _checks(self) -> dict[str, Check]:
-        checks = (planned.check for flake in self._owner.plan.flakes for planned in flake.checks)
-        return {self._owner.subject(check): check for check in checks if isinstance(check, Check)}
-
-
 def _own_limit(check: Check) -> float:
     """A check's own limit, with time for its driver to keep that limit itself and to say which machine is stuck."""
     return check.timeout + _DRIVER_SECONDS if check.timeout else DEFAULT_TIMEOUT_SECONDS
-
-
-def _whoami() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def start(config: pytest.Config, options: Options) -> Session:

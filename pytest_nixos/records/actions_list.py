@@ -80,10 +80,9 @@ class CacheList:
         return f"refs/heads/{branch}"
 
     def delete(self, key: str, deadline: Deadline) -> None:
-        """Delete the entry with that whole key, of every ref that counts."""
-        side_by_side(
-            lambda ref: self._github.delete(self._path, {"key": key, "ref": ref}, deadline), self.refs(deadline)
-        )
+        """Delete the entry with that whole key, of the run's own ref: what others have proven is not ours to remove."""
+        for ref in self._own[:1]:
+            self._github.delete(self._path, {"key": key, "ref": ref}, deadline)
 
 
 def own_refs(env: Mapping[str, str], repository: str) -> tuple[str, ...]:

@@ -140,6 +140,6 @@ def _library() -> Any:
     try:
         import urllib3
     except ImportError:
-        hint = "pip install 'pytest-nixos[records]'"
+        hint = "pip install urllib3"
         raise ToolMissing("record stores on the network need the Python package `urllib3`", hint) from None
     return urllib3

@@ -17,6 +17,8 @@ from pytest_nixos.records.rights import Where, may_push
 from pytest_nixos.records.stores.base import Kit, RecordStore
 from pytest_nixos.records.stores.opening import open_store
 
+_NO_KEY = "no secret key to sign with"
+_KEY_HINT = "put one made by `nix key generate-secret` into a file, and name it with --nixos-secret-key-file=FILE"
 _GATHER_SECONDS = {"gha": 5.0}  # a service that counts uploads
 _DAY_SECONDS = 86400.0
 _CHEAPEST_FIRST = ("dir", "gha", "git", "nix", "github-runs")
@@ -49,7 +51,8 @@ class Keeper:
         self, subjects: Sequence[Subject], *, now: float, max_age: float | None, all_of_them: bool = False
     ) -> Answer:
         """What is known of the subjects; see lookup.look_up."""
-        sources = [Source(store=o.store, terms=o.place.terms) for o in self.stores if o.place.terms.pull]
+        read = [opened for opened in self.stores if opened.place.terms.pull]
+        sources = [Source(store=o.store, terms=o.place.terms, always=o.place.scheme == "dir") for o in read]
         deadline = Deadline(self._seconds)
         own = self._kit.is_own_output
         return look_up(
@@ -84,6 +87,12 @@ class Keeper:
                         continue
                     opened.store.renew(used[opened.store.name], Deadline(seconds))
 
+    def refuse_unsigned(self) -> None:
+        """Raises PytestNixosError where a store is not written for want of a key: a secret that CI forgot."""
+        for opened in self.stores:
+            if opened.not_written == _NO_KEY:
+                raise PytestNixosError(f"{opened.place} can't be written: there is {_NO_KEY}", _KEY_HINT)
+
     @property
     def on_their_way(self) -> int:
         """How many records wait to be written to other stores than folders."""
@@ -91,9 +100,16 @@ class Keeper:
 
     def close(self, seconds: float) -> list[Published]:
         """Write what is on its way, for at most that many seconds; what was published where."""
-        deadline = Deadline(seconds)
         outboxes, self._outboxes = self._outboxes or [], []
-        return [outbox.close(deadline) for outbox in outboxes]
+        deadline = Deadline(seconds)
+        for outbox in outboxes:
+            outbox.end(deadline)
+        try:
+            for outbox in outboxes:
+                outbox.wait(deadline)
+        except KeyboardInterrupt:
+            pass  # the user waits no longer; what is lost is said
+        return [outbox.result() for outbox in outboxes]
 
     def _open_outboxes(self) -> list[Outbox]:
         if self._outboxes is None:
@@ -126,7 +142,7 @@ def _open(place: Place, kit: Kit, where: Where) -> Opened:
     if unsigned and right.granted and terms.push is Push.YES:
         raise PytestNixosError(
             f"{place} is to be written, and there is no secret key to sign with",
-            "put one made by `nix key generate-secret` into a file, and name it with --nixos-secret-key-file",
+            _KEY_HINT,
         )
-    why = right.why if not right.granted else "no secret key to sign with" if unsigned else ""
+    why = right.why if not right.granted else _NO_KEY if unsigned else ""
     return Opened(place=place, store=open_store(place, kit), not_written=why)

@@ -6,6 +6,7 @@ What has no scheme of ours is a folder. Parameters that are not ours are the sto
 have parameters of Nix, they stay in the location.
 """
 
+import re
 import urllib.parse
 from dataclasses import dataclass
 from enum import StrEnum
@@ -56,9 +57,12 @@ class Place:
 
     def __str__(self) -> str:
         """For people: without user and password of a URL."""
-        before, at, after = self.location.rpartition("@")
-        scheme = before.partition("://")[0] + "://" if "://" in before else ""
-        return f"{self.scheme}:{scheme}{after}" if at and scheme else f"{self.scheme}:{self.location}"
+        return without_password(f"{self.scheme}:{self.location}")
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether a record has the time of its run there, however late it is written."""
+        return self.scheme != "gha" or self.options.get("bundle") == "yes"
 
 
 # By scheme: whether records need a signature unless said otherwise; the store's own parameters, None for any.
@@ -69,6 +73,8 @@ _KINDS: dict[str, tuple[bool, frozenset[str] | None]] = {
     "github-runs": (False, frozenset({"name", "branch", "workflow", "job", "runs"})),
     "nix": (True, frozenset({"evidence", "via"})),
 }
+_OWN_REPOSITORY = {"gha", "github-runs"}  # whose location may be left out
+_SCHEME_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _ASIDE = {"nix"}  # whose locations have parameters of their own
 _YES_NO = {"yes": True, "no": False}
 
@@ -77,24 +83,44 @@ def parse_place(uri: str) -> Place:
     """Raises PytestNixosError for a parameter that is unknown or has no meaning."""
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in _KINDS:
-        return Place(scheme="dir", location=uri, options={}, terms=Terms(allow=None))
+        return _folder(uri)
+    shown = without_password(uri)
     location, _, query = rest.partition("?")
+    if not location and scheme not in _OWN_REPOSITORY:
+        raise PytestNixosError(f"{shown} does not say where the records lie", f"write {scheme}:LOCATION")
     given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     signed, own = _KINDS[scheme]
     terms = Terms(
-        pull=_yes_no(uri, "pull", given.pop("pull", "yes")),
-        push=_push(uri, given.pop("push", "auto")),
-        signed=_yes_no(uri, "signed", given.pop("signed", "yes" if signed else "no")),
+        pull=_yes_no(shown, "pull", given.pop("pull", "yes")),
+        push=_push(shown, given.pop("push", "auto")),
+        signed=_yes_no(shown, "signed", given.pop("signed", "yes" if signed else "no")),
         allow=_flags(given.pop("allow", ""), scheme),
     )
     foreign = {name: value for name, value in given.items() if own is not None and name not in own}
     if foreign and scheme not in _ASIDE:
         known = ", ".join(sorted({"pull", "push", "signed", "allow", *(own or ())}))
-        raise PytestNixosError(f"{uri}: {', '.join(foreign)} is no parameter of {scheme}:", f"known are {known}")
+        raise PytestNixosError(f"{shown}: {', '.join(foreign)} is no parameter of {scheme}:", f"known are {known}")
     options = {name: value for name, value in given.items() if name not in foreign}
     if foreign:
         location += "?" + urllib.parse.urlencode(foreign)
     return Place(scheme=scheme, location=location, options=options, terms=terms)
+
+
+def without_password(uri: str) -> str:
+    """A URI for people: without user and password of a URL in it."""
+    begin, slashes, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{begin}{slashes}{authority.rpartition('@')[2]}{slash}{path}" if slashes else uri
+
+
+def _folder(uri: str) -> Place:
+    """A folder that is named without a scheme, unless it looks as if something else were meant."""
+    if not uri or uri in _KINDS or "?" in uri or _SCHEME_LIKE.match(uri):
+        raise PytestNixosError(
+            f"{without_password(uri)!r} is not a place for records",
+            f"write {', '.join(f'{scheme}:' for scheme in _KINDS)} and where, or dir:FOLDER for a folder of that name",
+        )
+    return Place(scheme="dir", location=uri, options={}, terms=Terms(allow=None))
 
 
 def _yes_no(uri: str, name: str, value: str) -> bool:

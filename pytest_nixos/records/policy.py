@@ -1,5 +1,6 @@
 """Whether a check is verified, and by what. Pure. Everything doubtful means: not verified, run it."""
 
+import math
 from collections.abc import Iterable
 
 from pytest_nixos.model import Derivation, Evidence, Outcome, Record, Subject, Verdict
@@ -19,8 +20,13 @@ def speaks_of(verdict: Verdict, derivation: Derivation) -> bool:
     return not derivation.fixed and derivation.out_path is not None and verdict.out_path == derivation.out_path
 
 
-def refusal(record: Record, terms: Terms) -> str:
-    """Why a record of a store used on these terms does not count, in a few words; "" when it does."""
+def refusal(record: Record, terms: Terms, now: float = math.inf) -> str:
+    """Why a record of a store used on these terms does not count, in a few words; "" when it does.
+
+    now: seconds since the epoch, where a record from the future is to be refused, too; else `judge` does that.
+    """
+    if record.verdict.finished_at > now + _CLOCK_SKEW_SECONDS:
+        return "from the future"
     if terms.signed and not record.signers:
         return "not signed by a trusted key"
     foreign = set(record.verdict.flags) - terms.allow if terms.allow is not None else set()
@@ -55,20 +61,6 @@ def judge(
     if expired or verdict.outcome is not Outcome.PASSED:
         return None
     return Evidence(verdict=verdict, record=name, signers=newest.signers)
-
-
-def standing(records: Iterable[Record], now: float) -> list[Record]:
-    """The passes among the records that no newer failure of the same derivation and driver takes away.
-
-    now is in seconds since the epoch: a record from the future is none.
-    """
-    newest: dict[tuple[str, str | None], tuple[float, bool]] = {}
-    known = [record for record in records if record.verdict.finished_at <= now + _CLOCK_SKEW_SECONDS]
-    for record in known:
-        key, rank = (record.verdict.drv_path, record.verdict.driver), _rank(("", record))
-        newest[key] = max(newest.get(key, rank), rank)
-    passed = (record for record in known if record.verdict.outcome is Outcome.PASSED)
-    return [r for r in passed if not newest[r.verdict.drv_path, r.verdict.driver][1]]
 
 
 def _rank(entry: tuple[str, Record]) -> tuple[float, bool]:

@@ -16,16 +16,21 @@ from pytest_nixos.records.stores.base import RecordStore
 _WRITE_SECONDS = 60.0
 _PATIENCE_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _LARGEST_BATCH = 200
+_TRIES_AT_THE_END = 3  # in a row without success: whoever waits for a server that is gone waits some seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What came of a store: records written, records that could not be, and why (the last error)."""
+    """What came of a store: records written, records that could not be and why (the last error), passes held back.
+
+    A pass is held back for a flag that the store's terms do not allow.
+    """
 
     store: str
     written: int
     lost: int
     why: str = ""
+    held: int = 0
 
 
 def is_publishable(verdict: Verdict, terms: Terms) -> bool:
@@ -42,13 +47,14 @@ class Outbox:
         self._waiting: list[Verdict] = []
         self._changed = threading.Condition()
         self._ends: Deadline | None = None  # set when the session ends: until then we may try
-        self._written, self._why, self._given_up = 0, "", False
+        self._written, self._held, self._why = 0, 0, ""
         self._thread = threading.Thread(target=self._work, name=f"nixos-push {store.name}", daemon=True)
         self._thread.start()
 
     def put(self, verdict: Verdict) -> None:
         """Send a record on its way, if it is one for this store."""
         if not is_publishable(verdict, self._terms):
+            self._held += verdict.outcome is Outcome.PASSED
             return
         with self._changed:
             self._waiting.append(verdict)
@@ -60,27 +66,34 @@ class Outbox:
         with self._changed:
             return len(self._waiting)
 
-    def close(self, deadline: Deadline) -> Published:
-        """Wait until all is written or the deadline comes; what came of it."""
+    def end(self, deadline: Deadline) -> None:
+        """Say that nothing more comes, and until when to try."""
         with self._changed:
             self._ends = deadline
             self._changed.notify()
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait until all is written or given up, or the deadline comes."""
         self._thread.join(deadline.remaining)
+
+    def result(self) -> Published:
+        """What came of it so far."""
         with self._changed:
-            why = self._why or ("there was no time left" if self._waiting else "")
-            lost = len(self._waiting)
-            return Published(store=self._store.name, written=self._written, lost=lost, why=why if lost else "")
+            lost, name = len(self._waiting), self._store.name
+            why = (self._why.removeprefix(f"{name}: ") or "there was no time left") if lost else ""
+            return Published(store=name, written=self._written, lost=lost, why=why, held=self._held)
 
     def _work(self) -> None:
-        failures = 0
+        failures, tries_left = 0, _TRIES_AT_THE_END
         while batch := self._next_batch():
             try:
                 self._store.write(batch, Deadline(_WRITE_SECONDS, self._ends))
                 self._done(batch)
-                failures = 0
+                failures, tries_left = 0, _TRIES_AT_THE_END
             except RecordsUnavailable as error:
                 self._failed(str(error.message))
-                if not error.transient or not self._rest(failures):
+                tries_left -= self._ends is not None
+                if not error.transient or not tries_left or not self._rest(failures):
                     return
                 failures += 1
             except (PytestNixosError, OSError, ValueError) as error:

@@ -26,14 +26,15 @@ class Where(StrEnum):
     MERGE_QUEUE = "merge queue"
     FOREIGN = "event that others can trigger"
     CI = "CI of an unknown kind"
+    CLOUD = "cloud"
     DESKTOP = "desktop"
     LAPTOP = "laptop"
 
 
-TIERS = {"cloud": Where.MAIN, "desktop": Where.DESKTOP, "laptop": Where.LAPTOP}
-_REVIEWED = frozenset({Where.MAIN, Where.SCHEDULE, Where.MANUAL, Where.MERGE_QUEUE, Where.DESKTOP})
+TIERS = {"cloud": Where.CLOUD, "desktop": Where.DESKTOP, "laptop": Where.LAPTOP}
+_REVIEWED = frozenset({Where.MAIN, Where.SCHEDULE, Where.MANUAL, Where.MERGE_QUEUE, Where.CLOUD, Where.DESKTOP})
 _OWN_CODE = frozenset({Where.BRANCH, Where.PULL_REQUEST, Where.CI, Where.LAPTOP})  # push=yes lets these write
-_GITHUB = frozenset(Where) - {Where.FOREIGN, Where.CI, Where.DESKTOP, Where.LAPTOP}
+_GITHUB = frozenset(Where) - {Where.FOREIGN, Where.CI, Where.CLOUD, Where.DESKTOP, Where.LAPTOP}
 # By kind of store: where it is written unless said otherwise, and where it is when asked for with push=yes.
 RIGHTS: dict[str, tuple[frozenset[Where], frozenset[Where]]] = {
     "dir": (frozenset(Where), frozenset(Where)),  # one's own disk; what is shared and not ours says push=no
@@ -91,7 +92,8 @@ def _on_github(env: Mapping[str, str], payload: dict[str, Any]) -> Where:
         case "workflow_dispatch":
             return Where.MANUAL if on_default else Where.BRANCH
         case "merge_group":
-            return Where.MERGE_QUEUE
+            base, default = _at(payload, "merge_group", "base_ref"), _at(payload, "repository", "default_branch")
+            return Where.MERGE_QUEUE if base == f"refs/heads/{default}" else Where.BRANCH
         case "pull_request":
             return Where.PULL_REQUEST if _same_repository(payload) else Where.FORK
     return Where.FOREIGN

@@ -104,6 +104,6 @@ def _library() -> ModuleType:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        hint = "pip install 'pytest-nixos[records]'"
+        hint = "pip install cryptography"
         raise ToolMissing("signed records need the Python package `cryptography`", hint) from None
     return ed25519

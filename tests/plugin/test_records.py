@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,19 @@ def test_mistakes_are_one_sentence(pytester: pytest.Pytester, small_flake: Small
     for options, sentence in {
         (f"--nixos-records={remote}",): "*counts signed records only, and no key is trusted*",
         (f"--nixos-records={remote}?sigend=no",): "*sigend is no parameter of git:*",
+        ("--nixos-records=shared?signed=yes",): "'shared?signed=yes' is not a place for records*",
+        ("--nixos-records=",): "'' is not a place for records*",
+        ("--nixos-records=gti:origin",): "'gti:origin' is not a place for records*",
+        ("--nixos-records=https://me:pw@x.org/r",): "'https://x.org/r' is not a place for records*",
+        ("--nixos-records=git:https://me:pw@x.org/r?a=b",): "git:https://x.org/r?a=b: a is no parameter of git:*",
+        ("--nixos-records=nix:https://[::1/x?signed=no",): "*can't be used: Invalid IPv6 URL*",
+        ("--nixos-records-list", "--nixos-explain"): "one thing at a time: list and explain are asked for",
         (f"--nixos-records={remote}", "--nixos-trusted-key=nonsense"): "*the public key is not one of Nix*",
-        ("--nixos-secret-key-file=/nonexistent",): "*the secret key in /nonexistent can't be read*",
+        ("--nixos-secret-key-file=/nonexistent",): "the file that is named for the secret key can't be read*",
     }.items():
         result = run(pytester, *options)
         result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
+        assert "pw" not in result.stderr.str()
         assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
@@ -165,7 +174,9 @@ def test_the_list_says_what_is_known_and_why(pytester: pytest.Pytester, small_fl
     assert result.ret == 0
     selected = run(pytester, "--nixos-records-list", "-k", "c")
     assert not selected.stdout.str().count("a: verified")
-    strict = run(pytester, "--nixos-records-list", "--nixos-records=records?signed=no", "--nixos-max-age=0s", "-k", "a")
+    strict = run(
+        pytester, "--nixos-records-list", "--nixos-records=dir:records?signed=no", "--nixos-max-age=0s", "-k", "a"
+    )
     strict.stdout.fnmatch_lines(["a: to run: *"])
 
 
@@ -198,7 +209,7 @@ def test_records_are_copied_and_signed_on_the_way(
     refused = run(pytester, "--nixos-records-copy", remote, key)
     refused.stderr.fnmatch_lines(["ERROR: git:* is not written here: laptop*"])
     copied = run(pytester, "--nixos-records-copy", remote, key, "--nixos-tier=desktop")
-    copied.stdout.fnmatch_lines(["1 of 2 records copied from *records to git:*"])
+    copied.stdout.fnmatch_lines(["records of 1 of 2 checks copied to git:*", "    1 not verified here"])
     forget(pytester)
     result = run(pytester, f"--nixos-records={remote}", f"--nixos-trusted-key={KEY.public}")
     assert outcomes(result) == {"verified": 1, "failed": 1}
@@ -210,7 +221,7 @@ def test_what_has_changed_is_explained(pytester: pytest.Pytester, small_flake: S
     small_flake.write('a = plain "a" "echo two"; b = plain "b" "true"; c = plain "c" "true";')
     result = run(pytester, "--nixos-explain")
     result.stdout.fnmatch_lines(["a: to run; its last proof: passed *", "*echo one*echo two*", "b: verified by *"])
-    result.stdout.fnmatch_lines(["c: to run: no record of it under this name*"])
+    result.stdout.fnmatch_lines(["c: to run: no pass of it that counts is known under this name*"])
 
 
 def test_a_travelled_record_is_checked_like_any_other(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
@@ -282,3 +293,138 @@ def test_what_main_has_proven_a_fork_skips_and_never_the_other_way_round(
         assert outcomes(on("pull_request", pull)) == {"verified": 1}
         assert outcomes(on("push", main)) == {"passed": 1}
         assert GITHUB_TOKEN not in proven.stdout.str() + fork.stdout.str()
+
+
+def _disprove(pytester: pytest.Pytester) -> None:
+    """Let `a`, which is verified, fail in a way of its own: by a hook that raises before anything came of the run."""
+    pytester.makeconftest(
+        """
+        import os, pytest
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                run = item.role.run
+                def broken(check, run=run):
+                    if os.environ["HOW"] == "killed":
+                        os.kill(os.getpid(), 9)
+                    pytest.fail("Timeout, as of a plugin")
+                item.role.run = broken
+                if os.environ["HOW"] == "expected":
+                    item.add_marker(pytest.mark.xfail)
+        """
+    )
+
+
+@pytest.mark.parametrize("how", ["timeout", "expected", "killed"])
+def test_a_failure_without_a_result_takes_a_proof_away_too(
+    pytester: pytest.Pytester, small_flake: SmallFlake, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Another plugin's time limit, an expected failure, a worker that dies."""
+    small_flake.write('a = plain "a" "true";')
+    run(pytester)
+    assert outcomes(run(pytester)) == {"verified": 1}
+    monkeypatch.setenv("HOW", how)
+    _disprove(pytester)
+    args = ["-n", "1", "--max-worker-restart=0"] if how == "killed" else []
+    assert outcomes(run(pytester, "--nixos-rerun-verified", *args)) in ({"failed": 1}, {"xfailed": 1})
+    (pytester.path / "conftest.py").unlink()
+    assert outcomes(run(pytester)) == {"passed": 1}
+
+
+def test_a_failure_that_is_tried_again_takes_a_proof_away_too(
+    pytester: pytest.Pytester, small_flake: SmallFlake
+) -> None:
+    """As pytest-rerunfailures reports: once `rerun`, then the last outcome."""
+    small_flake.write('a = plain "a" "true";')
+    run(pytester)
+    pytester.makeconftest(
+        """
+        import pytest
+        from _pytest.runner import runtestprotocol
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            run = item.role.run
+            for outcome in ("rerun", "passed"):
+                item.role.run = (lambda check: pytest.fail("flaky")) if outcome == "rerun" else run
+                for report in runtestprotocol(item, nextitem=nextitem, log=False):
+                    if outcome == "rerun" and report.failed:
+                        report.outcome = "rerun"
+                    item.ihook.pytest_runtest_logreport(report=report)
+            return True
+        """
+    )
+    run(pytester, "--nixos-rerun-verified")
+    (pytester.path / "conftest.py").unlink()
+    assert outcomes(run(pytester)) == {"passed": 1}
+
+
+def test_a_newer_failure_in_another_folder_is_seen(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "true";')
+    assert outcomes(run(pytester)) == {"passed": 1}
+    [proof] = records(pytester)
+    entry = {**json.loads(proof.read_text()), "outcome": "failed", "finished_at": time.time()}
+    shared = pytester.path / "shared"
+    shared.mkdir(exist_ok=True)
+    (shared / proof.name.replace("passed", "failed")).write_text(json.dumps(entry, separators=(",", ":")) + "\n")
+    assert outcomes(run(pytester, "--nixos-records=dir:shared?push=no")) == {"passed": 1}
+
+
+def test_a_driver_is_known_by_its_derivation(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    """Not by where the flake says that its output lies."""
+    small_flake.write('v = vm "v" "true";')
+    assert outcomes(run(pytester)) == {"passed": 1}
+    small_flake.write(
+        'v = vm "v" "true" // { driver = (driver "w" "exit 1") // { inherit (driver "v" "true") outPath out; }; };'
+    )
+    assert outcomes(run(pytester)) == {"failed": 1}
+
+
+def test_an_old_record_is_not_made_young_by_copying(
+    pytester: pytest.Pytester, small_flake: SmallFlake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry of the Actions cache is as old as itself."""
+    small_flake.write('a = plain "a" "true";')
+    run(pytester)
+    [proof] = records(pytester)
+    entry = {**json.loads(proof.read_text()), "finished_at": time.time() - 5000}
+    proof.write_text(json.dumps(entry, separators=(",", ":")) + "\n")
+    with FakeActionsCache() as cache:
+        _on_github(monkeypatch, pytester.path, cache, "push", "refs/heads/main")
+        copied = run(pytester, "--nixos-records-copy=gha:")
+        copied.stdout.fnmatch_lines(["records of 0 of 1 check copied*", "    1 too old *"])
+        assert cache.entries == []
+
+
+def test_pruning_does_not_bring_a_refuted_proof_back(
+    pytester: pytest.Pytester, small_flake: SmallFlake, key_file: Path
+) -> None:
+    small_flake.write('a = plain "a" "true"; b = plain "b" "true";')
+    remote, trust = bare_repository(pytester), f"--nixos-trusted-key={KEY.public}"
+    run(pytester, f"--nixos-records={remote}", f"--nixos-secret-key-file={key_file}", "--nixos-tier=desktop")
+    small_flake.write('b = plain "b" "true";')
+    for proof in records(pytester):
+        entry = {**json.loads(proof.read_text().partition("\n")[0]), "outcome": "failed", "finished_at": time.time()}
+        refuted = proof.with_name(proof.name.replace("passed", "failed"))
+        refuted.write_text(json.dumps(entry, separators=(",", ":")) + "\n")
+    pruned = run(pytester, "--nixos-records-prune=0s", f"--nixos-records={remote}", trust)
+    pruned.stdout.fnmatch_lines(["*: 1 record removed"])  # the pass of `a`, which is no check any more
+    small_flake.write('a = plain "a" "true"; b = plain "b" "true";')
+    assert outcomes(run(pytester, f"--nixos-records={remote}", trust)) == {"passed": 2}
+
+
+def test_what_cannot_be_forgotten_is_said(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write('a = plain "a" "true";')
+    run(pytester)
+    remote = bare_repository(pytester)
+    result = run(pytester, "--nixos-records-forget", f"--nixos-records={remote}?signed=no")
+    result.stdout.fnmatch_lines(["*: 1 record removed", "git:*: left as it is: not written here: laptop*"])
+    assert result.ret == 1
+
+
+@pytest.mark.parametrize("options", [["--no-header"], ["-p", "no:terminal"], ["-q"], ["-n", "2", "--no-header"]])
+def test_a_wrong_store_is_one_sentence_whatever_is_shown(
+    pytester: pytest.Pytester, small_flake: SmallFlake, options: list[str]
+) -> None:
+    small_flake.write('a = plain "a" "true";')
+    result = run(pytester, "--nixos-records=git:/nowhere", *options)
+    assert "no key is trusted" in result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()

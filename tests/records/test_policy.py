@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pytest_nixos.model import Derivation, Evidence, Outcome, Record, Subject, Verdict
 from pytest_nixos.records.places import Terms
-from pytest_nixos.records.policy import judge, refusal, standing
+from pytest_nixos.records.policy import judge, refusal
 
 DRV = Derivation(drv_path="/nix/store/a.drv", outputs={"out": "/nix/store/a"})
 DRIVER = "/nix/store/driver"
@@ -86,19 +86,6 @@ def test_a_record_of_unknown_time_is_as_old_as_can_be() -> None:
     assert not is_proof(unknown, max_age=1e6 - 1)
     failed = Record(verdict=dataclasses.replace(PASSED, outcome=Outcome.FAILED, finished_at=1.0))
     assert judge(subject(), [("r", Record(verdict=unknown)), ("r", failed)], NOW, None) is None
-
-
-def test_what_still_stands() -> None:
-    failed = dataclasses.replace(PASSED, outcome=Outcome.FAILED)
-    other = dataclasses.replace(PASSED, driver=None)
-    future = dataclasses.replace(PASSED, drv_path="/nix/store/future.drv", finished_at=NOW + 1000)
-
-    def stands(*verdicts: Verdict) -> list[Verdict]:
-        return [record.verdict for record in standing([Record(verdict=one) for one in verdicts], NOW)]
-
-    assert stands(PASSED, other, future) == [PASSED, other]
-    assert stands(PASSED, failed, other) == [other]
-    assert stands(PASSED, dataclasses.replace(failed, finished_at=NOW - 101)) == [PASSED]
 
 
 @pytest.mark.parametrize(

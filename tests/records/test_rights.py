@@ -10,6 +10,7 @@ from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.records.places import Push
 from pytest_nixos.records.rights import RIGHTS, Where, default_branch, may_push, where_are_we
 
+QUEUE = "refs/heads/gh-readonly-queue/main/pr-1"
 MAIN, OTHER = "refs/heads/main", "refs/heads/feature"
 
 
@@ -32,7 +33,9 @@ def pull_request(head: object, base: object) -> bytes:
         ("schedule", MAIN, event(), Where.SCHEDULE),
         ("workflow_dispatch", MAIN, event(), Where.MANUAL),
         ("workflow_dispatch", OTHER, event(), Where.BRANCH),
-        ("merge_group", "refs/heads/gh-readonly-queue/main/pr-1", event(), Where.MERGE_QUEUE),
+        ("merge_group", QUEUE, event(merge_group={"base_ref": MAIN}), Where.MERGE_QUEUE),
+        ("merge_group", QUEUE, event(merge_group={"base_ref": OTHER}), Where.BRANCH),
+        ("merge_group", QUEUE, event(), Where.BRANCH),
         ("pull_request", "refs/pull/1/merge", pull_request({"id": 1}, {"id": 1}), Where.PULL_REQUEST),
         ("pull_request", "refs/pull/1/merge", pull_request({"id": 2}, {"id": 1}), Where.FORK),
         ("pull_request", "refs/pull/1/merge", pull_request(None, {"id": 1}), Where.FORK),  # the fork is deleted
@@ -54,7 +57,7 @@ def test_where_elsewhere() -> None:
     assert where_are_we({}, b"", None) is Where.LAPTOP
     assert where_are_we({}, b"", "desktop") is Where.DESKTOP
     assert where_are_we({"CI": "1"}, b"", None) is Where.CI
-    assert where_are_we({"CI": "1"}, b"", "cloud") is Where.MAIN
+    assert where_are_we({"CI": "1"}, b"", "cloud") is Where.CLOUD
     with pytest.raises(PytestNixosError, match="no tier"):
         where_are_we({}, b"", "phone")
 
@@ -70,6 +73,7 @@ TABLE = {  # as in docs/records.md
     Where.FORK: {"dir": D, "git": N, "nix": N, "gha": D, "github-runs": N},
     Where.FOREIGN: {"dir": D, "git": N, "nix": N, "gha": N, "github-runs": N},
     Where.CI: {"dir": D, "git": Y, "nix": Y, "gha": N, "github-runs": N},
+    Where.CLOUD: {"dir": D, "git": D, "nix": D, "gha": N, "github-runs": N},
     Where.DESKTOP: {"dir": D, "git": D, "nix": D, "gha": N, "github-runs": N},
     Where.LAPTOP: {"dir": D, "git": Y, "nix": Y, "gha": N, "github-runs": N},
 }

@@ -34,7 +34,9 @@ class DirectoryStore:
     @property
     def name(self) -> str:
         """The folder, with the home directory as ~."""
-        return str(self.folder).replace(str(Path.home()), "~", 1)
+        home = os.environ.get("HOME", "").rstrip("/")
+        folder = str(self.folder)
+        return folder.replace(home, "~", 1) if home and folder.startswith(f"{home}/") else folder
 
     def lookup(self, wanted: Sequence[Subject], deadline: Deadline) -> Found:
         """See RecordStore. One directory listing, then only the records of what is asked for."""

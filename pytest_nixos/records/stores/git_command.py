@@ -107,7 +107,7 @@ def login(url: str, server: str, secrets: Mapping[str, str], env: Mapping[str, s
 
     Protocol: git-config(1), GIT_CONFIG_COUNT and http.extraHeader; GitHub takes the user x-access-token.
     """
-    token = secrets.get("GITHUB_TOKEN", "")
+    token = secrets.get("GITHUB_TOKEN") or secrets.get("GH_TOKEN", "")
     ours, theirs = urllib.parse.urlsplit(server), urllib.parse.urlsplit(url)
     if not token or theirs.scheme != "https" or theirs.netloc.lower() != ours.netloc.lower():  # nor with a user
         return {}

@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
+from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.records.places import Place
 from pytest_nixos.records.stores.base import Kit, RecordStore
 
 
 def open_store(place: Place, kit: Kit) -> RecordStore:
     """The store at `place`. Raises PytestNixosError when it can't be used as it is named; asks no server yet."""
+    try:
+        return _open(place, kit)
+    except (ValueError, RuntimeError) as error:  # no URL, or a home directory that nobody has
+        raise PytestNixosError(
+            f"{place} can't be used: {error}", "see docs/records.md for how stores are named"
+        ) from None
+
+
+def _open(place: Place, kit: Kit) -> RecordStore:
     match place.scheme:
         case "git":
             from pytest_nixos.records.stores.git import open_git

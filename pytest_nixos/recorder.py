@@ -1,0 +1,122 @@
+"""From pytest's reports to verdicts: what a session writes down of its items, and when."""
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from pytest_nixos.model import Check, Outcome, Plan, Verdict
+from pytest_nixos.nix.attrs import item_name
+
+RAN = "nixos_ran"  # what a report's run was of: derivation and driver
+PROOF = "nixos_proof"  # the same, on the report of a run that proves them
+SECONDS = "nixos_seconds"
+_CRASHED = "???"  # xdist's phase of a report that it makes itself, of what a worker was running when it died
+
+
+class Recorder:
+    """The only writer of records: sees every report, in one process, and writes at the moment an item has passed.
+
+    A failure is written whatever becomes of the item afterwards, so that an older pass proves nothing any more.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[], Plan],
+        mode: str,
+        root: Path,
+        flags: Callable[[Check], tuple[str, ...]],
+        keep: Callable[[Verdict], Sequence[str]],
+        warn: Callable[[str], None],
+    ) -> None:
+        """plan, mode: what is run and how. root: what node ids are seen from. flags: a pass's. keep gives warnings."""
+        self._get_plan, self._mode, self._root = plan, mode, root
+        self._flags, self._keep, self._warn, self._by = flags, keep, warn, _whoami()
+        self._doubtful: set[str] = set()
+        self._failed: set[str] = set()
+        self.seconds = 0.0
+
+    def see(self, report: pytest.TestReport) -> None:
+        """Take in the report of a phase; after the last phase of an item that did well, record it.
+
+        An item that failed in any phase, was run again, or passed where a failure was expected is doubtful.
+        """
+        if report.outcome != "passed" or hasattr(report, "wasxfail"):
+            self._doubtful.add(report.nodeid)
+            if _has_failed(report) and report.nodeid not in self._failed:
+                self._failed.add(report.nodeid)
+                self._record(report, Outcome.FAILED)
+        elif report.when == "teardown" and report.nodeid not in self._doubtful:
+            self._record(report, Outcome.PASSED)
+
+    def _record(self, report: pytest.TestReport, outcome: Outcome) -> None:
+        properties = dict(report.user_properties)
+        seconds = float(str(properties.get(SECONDS, 0)))
+        self.seconds += seconds
+        for check in self._subjects(report, str(properties.get(PROOF if outcome is Outcome.PASSED else RAN))):
+            verdict = Verdict(
+                drv_path=check.derivation.drv_path,
+                out_path=check.derivation.out_path,
+                driver=check.driven_by(self._mode),
+                outcome=outcome,
+                finished_at=time.time(),
+                seconds=seconds,
+                by=self._by,
+                check=_printable(check.attr),
+                system=self._plan.system,
+                flags=self._flags(check) if outcome is Outcome.PASSED else (),
+            )
+            for warning in self._keep(verdict):
+                self._warn(warning)
+
+    def _subjects(self, report: pytest.TestReport, told: str) -> Iterator[Check]:
+        """The check that the report tells of; where a worker died, the one at its node id."""
+        if str(report.when) == _CRASHED:
+            yield from (check for check in self._at(report.nodeid) if check.recorded)
+        check = self._checks.get(told)
+        if check is not None and check.recorded:
+            yield check
+
+    def _at(self, nodeid: str) -> Iterator[Check]:
+        place, _, name = nodeid.partition("::")
+        for flake in self._plan.flakes:
+            if flake.path and (flake.label == place or Path(flake.path) == (self._root / place).resolve()):
+                checks = (planned.check for planned in flake.checks)
+                yield from (c for c in checks if isinstance(c, Check) and item_name(c.attr) == name)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return self._get_plan()
+
+    @cached_property
+    def _checks(self) -> dict[str, Check]:
+        checks = (planned.check for flake in self._plan.flakes for planned in flake.checks)
+        return {subject_text(check, self._mode): check for check in checks if isinstance(check, Check)}
+
+
+def subject_text(check: Check, mode: str) -> str:
+    """What a run of the check is a run of, for its report: its derivation, and the driver if one runs it."""
+    return f"{check.derivation.drv_path} {check.driven_by(mode) or ''}"
+
+
+def _has_failed(report: pytest.TestReport) -> bool:
+    """Whether a phase says that the item failed; so does a failure that was expected, or that is tried again."""
+    expected = hasattr(report, "wasxfail") and report.outcome == "skipped"
+    return str(report.outcome) in ("failed", "rerun") or expected
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _whoami() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
