@@ -12,7 +12,8 @@ GROUND = {f"pytest_nixos{part}" for part in ("", ".model", ".errors", ".host", "
 
 # Who alone may import it; a folder means all modules in it.
 OWNERS = {
-    "pytest": {"plugin", "hooks", "options", "collection", "session", "fixtures", "progress", "reporting", "inquiries"},
+    "pytest": {"plugin", "hooks", "options", "collection", "session", "recorder", "fixtures"}
+    | {"progress", "reporting", "inquiries"},
     "_pytest": {"plugin"},
     "filelock": {"rundir", "records.stores.git"},
     "cryptography": {"records.signing"},

@@ -80,9 +80,12 @@ class CacheList:
         return f"refs/heads/{branch}"
 
     def delete(self, key: str, deadline: Deadline) -> None:
-        """Delete the entry with that whole key, of the run's own ref: what others have proven is not ours to remove."""
-        for ref in self._own[:1]:
-            self._github.delete(self._path, {"key": key, "ref": ref}, deadline)
+        """Delete the entry with that whole key: a run's own one, and at a desk that of the default branch.
+
+        What other refs have proven is not a run's to remove; at a desk, GitHub asks for a token that may.
+        """
+        ref = self._own[0] if self._own else self.refs(deadline)[0]
+        self._github.delete(self._path, {"key": key, "ref": ref}, deadline)
 
 
 def own_refs(env: Mapping[str, str], repository: str) -> tuple[str, ...]:

@@ -862,6 +862,14 @@ def test_removed_is_forgotten(store: Opener) -> None:
     store().remove([verdict(1)], soon())
 
 
+def test_a_pull_request_does_not_remove_what_main_has_proven(cache: FakeActionsCache, store: Opener) -> None:
+    for ref in (MAIN, PULL):
+        store(ref, place="gha:?bundle=no").write([verdict(1)], soon())
+    assert len(cache.entries) == 2
+    store(PULL, base="main").remove([verdict(1)], soon())
+    assert [entry.ref for entry in cache.entries if entry.finalized] == [MAIN]
+
+
 def test_a_desk_removes_entries_and_says_what_it_cannot_see(store: Opener) -> None:
     store(place="gha:?bundle=no").write([verdict(1)], soon())
     store(None).remove([verdict(1)], soon())

@@ -5,8 +5,14 @@ from pytest_nixos.records.places import Push, Terms, parse_place
 
 
 def test_a_plain_folder_keeps_everything() -> None:
-    place = parse_place("/var/lib/records?odd")
-    assert (place.scheme, place.location, place.terms) == ("dir", "/var/lib/records?odd", Terms(allow=None))
+    place = parse_place("/var/lib/re%20cords&odd")
+    assert (place.scheme, place.location, place.terms) == ("dir", "/var/lib/re%20cords&odd", Terms(allow=None))
+
+
+@pytest.mark.parametrize("uri", ["", "gha", "nix", "/var/lib/records?push=no", "gti:origin", "https://x.org/cache"])
+def test_what_looks_like_something_else_is_no_folder(uri: str) -> None:
+    with pytest.raises(PytestNixosError, match="is not a place for records"):
+        parse_place(uri)
 
 
 @pytest.mark.parametrize(
