@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from pytest_nixos.options import cache_home
 
 ROOT = Path(__file__).parent.parent
 FLAKE = (Path(__file__).parent / "flakes" / "small.nix").read_text()
+
+# A job that a shell starts in the background ignores Ctrl-C, and so would each session that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def need(tool: str) -> str:
