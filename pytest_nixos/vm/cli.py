@@ -40,9 +40,16 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ)
     try:
         spec = driver_spec(args)
         args.output_directory.mkdir(parents=True, exist_ok=True)
-        driver = Driver(spec, out_dir=args.output_directory, keep_state=args.keep_vm_state, env=env)
+        driver = Driver(
+            spec,
+            out_dir=args.output_directory,
+            keep_state=args.keep_vm_state,
+            env=env,
+            debug=args.interactive or args.debug_hook_attach is not None,
+        )
+        driver.log.set_log_level(args.log_level)
         with stopping(spec.global_timeout, interactive=args.interactive):
-            return _interact(driver) if args.interactive else _run(driver, args.junit_xml)
+            return _interact(driver, args.dump_vsocks) if args.interactive else _run(driver, args)
     except PytestNixosError as error:
         _complain(f"error: {error}")
         return FAILED
@@ -68,6 +75,15 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         help="re-use the machines' disks",
     )
     add("-I", "--interactive", action="store_true", help="a Python prompt instead of the test script")
+    add(
+        "--debug-hook-attach",
+        nargs="?",
+        const="",
+        metavar="IGNORED",
+        help="stop at the test script's debug.breakpoint(), in this terminal",
+    )
+    add("--dump-vsocks", type=int, metavar="OFFSET", help="print how to reach the machines by ssh over vsock")
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--junit-xml", type=Path, metavar="FILE", help="write the subtests' results")
     add("testscript", nargs="?", default=env.get("testScript"), help="a Python file")
     return result
@@ -109,12 +125,13 @@ def stopping(seconds: float, *, interactive: bool) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(driver: Driver, junit_xml: Path | None) -> int:
+def _run(driver: Driver, args: argparse.Namespace) -> int:
     began = time.monotonic()
     problem = ""
     try:
         with driver:
             try:
+                _dump_vsocks(driver, args.dump_vsocks)
                 driver.run_tests()
             except BaseException as error:
                 _ignore_signals()  # they must not disturb the end
@@ -126,20 +143,37 @@ def _run(driver: Driver, junit_xml: Path | None) -> int:
                 _ignore_signals()
                 status = 0
     finally:
-        if junit_xml:
+        if args.junit_xml:
             whole = Subtest(name="test script", seconds=time.monotonic() - began, error=problem)
-            junit.write(junit_xml, [*driver.subtests, whole])
+            junit.write(args.junit_xml, [*driver.subtests, whole])
     driver.log.info(f"test script finished in {time.monotonic() - began:.2f}s")
     if problem:
         _complain(problem)
     return status
 
 
-def _interact(driver: Driver) -> int:
+def _dump_vsocks(driver: Driver, offset: int | None) -> None:
+    if offset is not None:
+        driver.dump_machine_ssh(offset)
+
+
+def _interact(driver: Driver, vsocks: int | None) -> int:
     with driver:
+        _dump_vsocks(driver, vsocks)
         symbols = driver.test_symbols()
+        _complete(symbols)
         code.interact(banner="NixOS test driver: " + ", ".join(sorted(symbols)), local=symbols)
     return 0
+
+
+def _complete(symbols: dict[str, object]) -> None:
+    """Tab completes names; not every Python has readline."""
+    with contextlib.suppress(ImportError):
+        import readline
+        import rlcompleter
+
+        readline.set_completer(rlcompleter.Completer(symbols).complete)
+        readline.parse_and_bind("tab: complete")
 
 
 def _status(error: BaseException) -> int | None:

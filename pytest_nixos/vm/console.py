@@ -19,6 +19,7 @@ from pexpect import EOF, TIMEOUT
 from pexpect.fdpexpect import fdspawn
 
 from pytest_nixos.deadline import Deadline
+from pytest_nixos.vm.interact import hand_on, raw_keys, show
 from pytest_nixos.vm.log import Log, neutralise
 from pytest_nixos.vm.process import Process
 
@@ -129,7 +130,7 @@ class Console:
         self._file = transcript.open("ab", buffering=0)
         self._start = self._seen = self._file.tell()
         self._news = 0  # counts up whenever something happens
-        self._ended = False
+        self._ended = self._shown = False
         self._splitter = LineSplitter()
         self._changed = threading.Condition()
         self._ours, self.theirs = open_pty()
@@ -145,6 +146,15 @@ class Console:
         """Type on the console."""
         while data:
             data = data[os.write(self._ours, data) :]
+
+    def interact(self) -> None:
+        """Connect this program's terminal until ctrl-], the end of its input, or of the machine."""
+        self._shown = True
+        try:
+            with raw_keys():
+                hand_on(self.send, lambda: self._ended)
+        finally:
+            self._shown = False
 
     def text(self) -> str:
         """Everything since the start."""
@@ -230,6 +240,8 @@ class Console:
             self._file.write(chunk)
         except OSError as error:
             self._log.error(f"{self._name}: the console's transcript cannot be written: {error}")
+        if self._shown:
+            show(chunk)
         self._report(self._splitter.feed(chunk))
         self.wake()
 

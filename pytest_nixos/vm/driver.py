@@ -1,6 +1,7 @@
 """A whole test: its machines, its VLANs, and the names that its script may use."""
 
 import os
+import signal
 import time
 import unittest
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytest_nixos.deadline import Deadline
+from pytest_nixos.vm.debug import Debug
 from pytest_nixos.vm.errors import MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS
 from pytest_nixos.vm.log import Log
 from pytest_nixos.vm.machine import Machine
+from pytest_nixos.vm.polling import Condition, PollingCondition
 from pytest_nixos.vm.resources import RunDirs
 from pytest_nixos.vm.spec import DriverSpec, MachineSpec, machine_spec
 from pytest_nixos.vm.vlan import VLan
@@ -43,14 +46,19 @@ class Driver:
         keep_state: bool = False,
         log: Log | None = None,
         env: Mapping[str, str] = os.environ,
+        debug: bool = False,
     ) -> None:
-        """The spec's global timeout runs from here. keep_state leaves the disks for the next run."""
+        """The spec's global timeout runs from here. keep_state leaves the disks for the next run.
+
+        debug: whether a script's breakpoints stop, for somebody at a terminal.
+        """
         self.spec, self.log, self.out_dir = spec, log or Log(), out_dir
         self.deadline = Deadline(spec.global_timeout)
         self.subtests: list[Subtest] = []
         self.vlans: list[VLan] = []
         self.machines: list[Machine] = []
-        self._env, self._keep = env, keep_state
+        self.polling_conditions: list[PollingCondition] = []  # those that must hold now
+        self._env, self._keep, self._debug = env, keep_state, debug
         self._dirs: RunDirs | None = None
 
     def __enter__(self) -> Self:
@@ -112,11 +120,46 @@ class Driver:
     def create_machine(
         self, start_command: str, *, name: str | None = None, keep_machine_state: bool = False
     ) -> Machine:
-        """One more machine, from its start script; stopped at the end like the others."""
+        """One more machine, from its start script; stopped at the end like the others.
+
+        Its disk is kept when the driver keeps the others' (`--keep-vm-state`), whatever the last argument says.
+        """
         assert self._dirs, "the driver is not entered"
         machine = self._machine(machine_spec(start_command, name), self._dirs)
         self.machines.append(machine)
         return machine
+
+    def polling_condition(
+        self,
+        fun: Condition | None = None,
+        *,
+        seconds_interval: float = 2.0,
+        description: str | None = None,
+    ) -> Any:
+        """Decorator: makes a PollingCondition of a function; with options it is called first.
+
+        seconds_interval: how much time lies between two looks at it, at least.
+        """
+
+        def make(fun: Condition) -> PollingCondition:
+            return PollingCondition(fun, self.polling_conditions, self.log, seconds_interval, description)
+
+        return make if fun is None else make(fun)
+
+    def check_polling_conditions(self) -> None:
+        """Raise PollingConditionError when one of the conditions that must hold now does not."""
+        for condition in list(self.polling_conditions):
+            condition.maybe_raise()
+
+    def dump_machine_ssh(self, offset: int) -> None:
+        """Print how each machine can be reached by ssh over vsock, where the test has enabled that."""
+        for index, machine in enumerate(self.machines, start=offset + 1):
+            self.log.info(f"{machine.name}: {machine.ssh_backdoor_command(index)}")
+
+    def terminate_test(self) -> None:
+        """Stop everything, and this process as at the global timeout."""
+        self.release()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def test_script(self) -> None:
         """Run the test script; whatever it raises comes through."""
@@ -146,10 +189,17 @@ class Driver:
             name: getattr(self, name)
             for name in (
                 *("start_all", "join_all", "subtest", "create_machine", "test_script", "run_tests"),
-                *("serial_stdout_on", "serial_stdout_off", "machines", "vlans", "log"),
+                *("serial_stdout_on", "serial_stdout_off", "machines", "vlans", "log", "polling_condition"),
             )
         }
-        symbols |= {"__name__": "__main__", "driver": self, "os": os, "retry": retry, "Machine": Machine}
+        symbols |= {
+            "__name__": "__main__",
+            "driver": self,
+            "os": os,
+            "retry": retry,
+            "debug": Debug(self.log, stops=self._debug),
+        }
+        symbols |= {"Machine": Machine, "BaseMachine": Machine}
         symbols |= {"t": unittest.TestCase(), "machines_qemu": self.machines, "machines_nspawn": []}
         symbols |= {f"vlan{vlan.nr}": vlan for vlan in self.vlans}
         if len(self.machines) == 1:
@@ -166,6 +216,8 @@ class Driver:
             transcript=transcript(spec.name, self.out_dir, self._env),
             deadline=self.deadline,
             env=self._env,
+            callbacks=[self.check_polling_conditions],
+            keep_state=self._keep,
         )
 
 
@@ -180,11 +232,14 @@ def transcript(name: str, out_dir: Path, env: Mapping[str, str]) -> Path | None:
     return None if out_dir.absolute().is_relative_to(_STORE) else out_dir / f"{name}.console.log"
 
 
-def retry(fn: Callable[[bool], bool], timeout_seconds: float = DEFAULT_SECONDS) -> None:
+def retry(
+    fn: Callable[[bool], bool], timeout_seconds: float = DEFAULT_SECONDS, *, timeout: float | None = None
+) -> None:
     """Call fn once a second until it returns True; its argument says whether it is the last call.
 
-    Raises MachineTimeout.
+    timeout is what older scripts call timeout_seconds. Raises MachineTimeout.
     """
+    timeout_seconds = timeout_seconds if timeout is None else timeout
     deadline = Deadline(timeout_seconds)
     while not deadline.expired:
         if fn(False):

@@ -6,12 +6,13 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.errors import CommandError, MachineTimeout
-from pytest_nixos.vm.log import Log
+from pytest_nixos.vm.log import NO_ATTRIBUTES, Log
 from pytest_nixos.vm.qemu import MachineDirs
 from pytest_nixos.vm.shell import TIMEOUT_STATUS
 
@@ -45,6 +46,10 @@ class Guest(ABC):
         """
 
     @abstractmethod
+    def nested(self, msg: str, attrs: Mapping[str, str] = NO_ATTRIBUTES) -> AbstractContextManager[None]:
+        """Print under the machine's name what is done, and how long it took."""
+
+    @abstractmethod
     def pause(self, seconds: float) -> None:
         """Wait on the host; raises MachineDied as soon as the machine has died."""
 
@@ -66,29 +71,35 @@ class Guest(ABC):
 
     def wait_until_succeeds(self, command: str, timeout: float = DEFAULT_SECONDS) -> str:
         """Repeat a command until it succeeds; raises MachineTimeout. The timeout holds for each try, too."""
-        with self.log_to.nested(f"waiting for success: {brief(command)}", self.name):
+        with self.nested(f"waiting for success: {brief(command)}"):
             return self._until(f"`{brief(command)}` has not succeeded", command, lambda status: status == 0, timeout)
 
     def wait_until_fails(self, command: str, timeout: float = DEFAULT_SECONDS) -> str:
         """Repeat a command until it fails; raises MachineTimeout."""
-        with self.log_to.nested(f"waiting for failure: {brief(command)}", self.name):
+        with self.nested(f"waiting for failure: {brief(command)}"):
             return self._until(f"`{brief(command)}` has not failed", command, lambda status: status != 0, timeout)
 
     def wait_for_open_port(self, port: int, addr: str = "localhost", timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until something in reach of the guest listens on a TCP port; raises MachineTimeout."""
-        with self.log_to.nested(f"waiting for TCP port {port} on {addr}", self.name):
+        with self.nested(f"waiting for TCP port {port} on {addr}"):
             self._until(f"TCP port {port} on {addr} is not open", _probe(port, addr), lambda s: s == 0, timeout)
 
     def wait_for_closed_port(self, port: int, addr: str = "localhost", timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until nothing listens on a TCP port any more; raises MachineTimeout."""
-        with self.log_to.nested(f"waiting for TCP port {port} on {addr} to be closed", self.name):
+        with self.nested(f"waiting for TCP port {port} on {addr} to be closed"):
             self._until(f"TCP port {port} on {addr} is still open", _probe(port, addr), lambda s: s != 0, timeout)
 
     def wait_for_file(self, filename: str, timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until a file exists in the guest; raises MachineTimeout."""
-        with self.log_to.nested(f"waiting for file '{filename}'", self.name):
+        with self.nested(f"waiting for file '{filename}'"):
             command = f"test -e {shlex.quote(filename)}"
             self._until(f"there is no file {filename}", command, lambda status: status == 0, timeout)
+
+    def wait_for_open_unix_socket(self, addr: str, is_datagram: bool = False, timeout: float = DEFAULT_SECONDS) -> None:
+        """Wait until something in the guest listens on a unix socket (`nc` must be there); raises MachineTimeout."""
+        command = f"nc -z -{'u' if is_datagram else ''}U {shlex.quote(addr)}"
+        with self.nested(f"waiting for unix-domain {'datagram' if is_datagram else 'stream'} socket on '{addr}'"):
+            self._until(f"nothing listens on {addr}", command, lambda status: status == 0, timeout)
 
     def sleep(self, secs: float) -> None:
         """Wait in the guest's time, which may pass slower than the host's."""
@@ -123,7 +134,7 @@ class Guest(ABC):
                 raise CommandError(f"{self.name}: {target} cannot be written", detail=self._evidence(""))
 
     def _must(self, command: str, wanted: str, timeout: float | None) -> str:
-        with self.log_to.nested(f"must {wanted}: {brief(command)}", self.name):
+        with self.nested(f"must {wanted}: {brief(command)}"):
             began = time.monotonic()
             status, output = self.execute(command, timeout=timeout)
             if (status == 0) == (wanted == "succeed"):

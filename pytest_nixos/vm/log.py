@@ -4,7 +4,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -16,6 +16,9 @@ _UNSAFE = re.compile(
     r"|\x1b[ -/]*[0-~]?"
     r"|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 )
+
+
+NO_ATTRIBUTES: Mapping[str, str] = {}
 
 
 def neutralise(line: str) -> str:
@@ -30,6 +33,7 @@ class Log:
         self._stream = stream
         self._lock = threading.Lock()
         self.serial = True  # whether lines of guests are printed
+        self.verbose = False
 
     def lines(self, lines: Iterable[str]) -> None:
         """Print lines together. Never raises: a guest must be drained even when nobody listens any more."""
@@ -46,7 +50,28 @@ class Log:
         """Print one message."""
         self.lines([message])
 
-    log = warning = error = debug = info  # the names that test scripts use
+    def debug(self, message: str) -> None:
+        """Print one message, if messages of that level are wanted."""
+        if self.verbose:
+            self.lines([message])
+
+    warning = error = log_test_error = info  # upstream's `error` ends the driver; here only an exception does
+
+    def log(self, message: str, attributes: Mapping[str, str] = NO_ATTRIBUTES) -> None:
+        """Print one message, of a machine when `attributes` has `machine`."""
+        self.info(_headed(message, attributes))
+
+    def log_serial(self, message: str, machine: str) -> None:
+        """Print a line as one of a machine's console."""
+        self.guest(machine, map(neutralise, message.splitlines()))
+
+    def print_serial_logs(self, enable: bool) -> None:
+        """Whether lines of guests are printed."""
+        self.serial = enable
+
+    def set_log_level(self, level: str) -> None:
+        """`debug` prints debugging messages, too; any other level does not."""
+        self.verbose = level.lower() == "debug"
 
     def guest(self, machine: str, lines: Iterable[str]) -> None:
         """Print lines of a guest's console, unless serial output is switched off."""
@@ -54,9 +79,20 @@ class Log:
             self.lines(f"{machine} # {line}" for line in lines)
 
     @contextmanager
-    def nested(self, message: str, machine: str = "") -> Iterator[None]:
-        """Print what is done, and how long it took when it is done."""
-        self.info(f"{machine}: {message}" if machine else message)
+    def subtest(self, name: str) -> Iterator[None]:
+        """Print that a subtest begins, and how long it took when it is done."""
+        with self.nested(f"subtest: {name}"):
+            yield
+
+    @contextmanager
+    def nested(self, message: str, attributes: Mapping[str, str] = NO_ATTRIBUTES) -> Iterator[None]:
+        """Print what is done, and how long it took when it is done; `machine` in `attributes` says whose it is."""
+        self.log(message, attributes)
         began = time.monotonic()
         yield
         self.info(f"(finished: {message}, in {time.monotonic() - began:.2f} seconds)")
+
+
+def _headed(message: str, attributes: Mapping[str, str]) -> str:
+    machine = attributes.get("machine")
+    return f"{machine}: {message}" if machine else message

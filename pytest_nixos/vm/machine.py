@@ -1,9 +1,9 @@
 """A machine of a test: its life from start to end, and the API that test scripts use."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from pytest_nixos.deadline import Deadline
@@ -11,12 +11,15 @@ from pytest_nixos.vm import qemu
 from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS, brief
-from pytest_nixos.vm.hardware import Hardware
-from pytest_nixos.vm.log import Log
+from pytest_nixos.vm.log import NO_ATTRIBUTES, Log
+from pytest_nixos.vm.process import Process
 from pytest_nixos.vm.qmp import Qmp
 from pytest_nixos.vm.running import Running, describe
+from pytest_nixos.vm.screen import Screen
+from pytest_nixos.vm.serial import Serial
 from pytest_nixos.vm.shell import Shell, ShellRestarted, answer_deadline
 from pytest_nixos.vm.spec import MachineSpec
+from pytest_nixos.vm.units import Units
 
 BOOT_SECONDS = 300.0
 SHUTDOWN_SECONDS = 300.0
@@ -24,7 +27,7 @@ _PANIC_GRACE_SECONDS = 10.0  # a kernel that reboots on panic ends QEMU within t
 _NO_DEADLINE = Deadline(None)
 
 
-class Machine(Hardware):
+class Machine(Units, Screen, Serial):
     """One virtual machine. start() returns at once; what needs the guest waits for its shell."""
 
     def __init__(
@@ -38,17 +41,24 @@ class Machine(Hardware):
         transcript: Path | None = None,
         deadline: Deadline = _NO_DEADLINE,
         env: Mapping[str, str] = os.environ,
+        callbacks: list[Callable[[], None]] | None = None,
+        keep_state: bool = False,
     ) -> None:
-        """transcript is the file for the raw console; vlans are the switches' folders by number."""
+        """transcript is the file for the raw console; vlans are the switches' folders by number.
+
+        callbacks are called before each command. keep_state: whether the disk outlives the driver.
+        """
         self.spec, self.dirs, self.out_dir = spec, dirs, out_dir
         self.name = spec.name
         self.log_to = log or Log()
+        self.callbacks = [] if callbacks is None else callbacks
+        self.keep_machine_state = self.keep_vm_state = keep_state
         self.deadline = deadline
         self.boot_seconds = float(env.get("PYTEST_NIXOS_BOOT_TIMEOUT") or BOOT_SECONDS)
         self.transcript = transcript or dirs.state / "console.log"
         self._env, self._vlans = env, vlans or {}
         self._parts: Running | None = None
-        self._console: Console | None = None  # the last one, after QEMU's end too
+        self._console: Console | None = None
         self.transcript.parent.mkdir(parents=True, exist_ok=True)
         self.transcript.unlink(missing_ok=True)  # an earlier driver's
         self.connected = False
@@ -68,6 +78,15 @@ class Machine(Hardware):
     def log(self, msg: str) -> None:
         """Print a message under the machine's name."""
         self.log_to.info(f"{self.name}: {msg}")
+
+    def nested(self, msg: str, attrs: Mapping[str, str] = NO_ATTRIBUTES) -> AbstractContextManager[None]:
+        """See Guest."""
+        return self.log_to.nested(msg, {"machine": self.name, **attrs})
+
+    def run_callbacks(self) -> None:
+        """Call what is to be called before each command: conditions that must hold."""
+        for callback in self.callbacks:
+            callback()
 
     def is_up(self) -> bool:
         """Whether the guest's shell answers."""
@@ -96,7 +115,7 @@ class Machine(Hardware):
             return
         seconds = self.boot_seconds if timeout is None else timeout
         with (
-            self.log_to.nested("waiting for the VM to finish booting", self.name),
+            self.nested("waiting for the VM to finish booting"),
             self._doing("booting", seconds),
         ):
             self._running.shell.wait_ready(Deadline(seconds, self.deadline))
@@ -115,7 +134,7 @@ class Machine(Hardware):
         """Wait until the guest has powered off; raises MachineTimeout, and MachineDied after a panic."""
         if self._parts is None:
             return
-        with self.log_to.nested("waiting for the VM to power off", self.name):
+        with self.nested("waiting for the VM to power off"):
             self._wait_for_end(Deadline(timeout, self.deadline), timeout)
         status = self._parts.process.status()
         self.release()
@@ -157,6 +176,7 @@ class Machine(Hardware):
         timeout: float | None = DEFAULT_SECONDS,
     ) -> tuple[int, str]:
         """See Guest. Raises MachineTimeout, MachineDied, GlobalTimeout when there is no answer."""
+        self.run_callbacks()
         self.connect()
         deadline = answer_deadline(timeout, self.deadline)
         with self._doing(f"command `{brief(command)}` was running", timeout):
@@ -181,33 +201,52 @@ class Machine(Hardware):
         if self.deadline.expired:
             raise self._late("the test was running", None)
 
-    # Console
+    # What upstream's machines have, too
 
-    def console_tail(self, lines: int) -> str:
-        """The console's last lines, as harmless text."""
-        return "\n".join(list(self._console.tail)[-lines:]) if self._console else ""
+    @property
+    def console(self) -> Console:
+        """See Serial."""
+        return self._running.console
 
-    def settle(self) -> None:
-        """Let the console's last lines arrive: they take another way than a command's answer."""
-        if self._console:
-            self._console.settle()
+    @property
+    def process(self) -> Process | None:
+        """QEMU; None when it does not run."""
+        return self._parts.process if self._parts else None
 
-    def get_console_log(self) -> str:
-        """Everything that the console has shown since the last start."""
-        return self._console.text() if self._console else ""
+    @property
+    def state_dir(self) -> Path:
+        """Where the disk is, and QEMU's TMPDIR."""
+        return self.dirs.state
 
-    def wait_for_console_text(self, regex: str, timeout: float | None = None) -> None:
-        """Wait for a console line that matches; lines that an earlier wait has looked at do not count."""
-        with (
-            self.log_to.nested(f"waiting for {regex} to appear on console", self.name),
-            self._doing(f"waiting for `{regex}` on the console", timeout),
-        ):
-            deadline = Deadline(timeout, self.deadline)
-            self._running.console.wait_for(re.compile(regex), deadline, self.check)
+    @property
+    def shared_dir(self) -> Path:
+        """The host's side of /tmp/shared, which all machines of a test have."""
+        return self.dirs.shared
 
-    def send_console(self, chars: str) -> None:
-        """Type on the serial console."""
-        self._running.console.send(chars.encode())
+    @property
+    def tmp_dir(self) -> Path:
+        """Where all machines of a test have their folders."""
+        return self.dirs.state.parent
+
+    def cleanup_statedir(self) -> None:
+        """Forget the disk: the next start makes a new one. The machine must not be running."""
+        if self.booted:
+            raise MachineError(f"{self.name} is running", hint="call shutdown() or crash() first")
+        shutil.rmtree(self.dirs.state)
+        self.dirs.state.mkdir(mode=0o700)
+
+    def switch_root(self) -> None:
+        """Go on from the initial RAM disk to the system, where both have a backdoor (initrdBackdoor)."""
+        self.wait_for_unit("initrd.target")
+        isolate = "systemctl isolate --no-block initrd-switch-root.target >/dev/null 2>&1"
+        self.execute(isolate, check_return=False, check_output=False)
+        self.wait_for_console_text(r"systemd\[1\]:.*Switching root\.")
+        self.connected = False
+        self.connect()
+
+    def ssh_backdoor_command(self, index: int) -> str:
+        """What leads into the machine by ssh over vsock, where the test has enabled that."""
+        return f"ssh -o User=root vsock/{index}"
 
     # Ends
 
