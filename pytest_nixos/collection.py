@@ -13,6 +13,7 @@ from pytest_nixos.model import Check, EvalFailed, FlakePlan, PlannedCheck
 from pytest_nixos.nix.attrs import item_name
 from pytest_nixos.recorder import PROOF, RAN, SECONDS
 from pytest_nixos.session import Session
+from pytest_nixos.subtests import report
 
 VERIFIED = "nixos_verified"
 
@@ -77,6 +78,10 @@ class CheckItem(pytest.Item):
         for name, text in result.sections:
             self.add_report_section("call", name, text)
         self.user_properties.append((SECONDS, f"{result.seconds:.3f}"))
+        for subtest in result.subtests:
+            # The driver's exit status is the result: an error that the script itself has caught is none.
+            if not subtest.error or result.failure:
+                report(self, subtest)
         raise_failure(result)
         # Only now: whatever others make of the report, a failure carries no proof. Nor does a second try.
         if not again and self.role.is_proof(check):

@@ -17,6 +17,7 @@ from pytest_nixos.nix.command import Nix
 from pytest_nixos.nix.store import remove_tree
 from pytest_nixos.vm import isolate
 from pytest_nixos.vm.log import neutralise
+from pytest_nixos.vm.steps import Steps
 from pytest_nixos.vm.terminal import Finished, Terminal
 
 _TAIL_LINES = 60
@@ -46,7 +47,8 @@ def run_check(check: Check, prebuilt: Prebuilt, around: Surroundings) -> RunResu
     artifacts.mkdir(parents=True, exist_ok=True)
     transcript = artifacts / "transcript.log"
     runner = _by_driver if check.driven_by(around.mode) else _by_build
-    failure, sections = runner(check, prebuilt, around, transcript)
+    steps = Steps()
+    failure, sections = runner(check, prebuilt, around, transcript, steps)
     if not failure and not around.keep_artifacts:
         shutil.rmtree(artifacts, ignore_errors=True)
     return RunResult(
@@ -56,6 +58,7 @@ def run_check(check: Check, prebuilt: Prebuilt, around: Surroundings) -> RunResu
         artifacts=str(artifacts),
         failure=failure,
         sections=sections,
+        subtests=tuple(steps.rest(failure)),
     )
 
 
@@ -68,19 +71,25 @@ def artifact_name(check: Check) -> str:
 Failure = tuple[str, tuple[tuple[str, str], ...]]
 
 
-def _by_driver(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path) -> Failure:
+def _by_driver(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path, steps: Steps) -> Failure:
     assert check.driver is not None
     driver = prebuilt.drivers.get(check.driver.drv_path)
     match driver:
         case Built():
-            return _drive(driver, check, prebuilt, around, transcript)
+            return _drive(driver, check, prebuilt, around, transcript, steps)
         case BuildFailed(log_tail=tail):
             transcript.write_text(tail)
             return "the test driver does not build", (("nix log", _quote(tail.splitlines())),)
     return "the test driver was not prebuilt: this is a fault of pytest-nixos", ()
 
 
-def _drive(driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path) -> Failure:
+def _drive(
+    driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path, steps: Steps
+) -> Failure:
+    def line(text: str) -> None:
+        steps.line(text)
+        around.echo(text)
+
     program = f"{driver.out_path}/bin/nixos-test-driver"
     keeper = isolate.keeper_argv(
         [program],
@@ -97,7 +106,7 @@ def _drive(driver: Built, check: Check, prebuilt: Prebuilt, around: Surroundings
             cwd=folder,
             env=env,
             transcript=transcript,
-            on_line=around.echo,
+            on_line=line,
             grace=isolate.GRACE_SECONDS + 2,
         ) as terminal:
             finished = terminal.wait(around.timeout)
@@ -163,7 +172,7 @@ def _judge(finished: Finished, check: Check, timeout: float) -> Failure:
     return errors[-1] if errors else f"the test driver ended with status {finished.status}", sections
 
 
-def _by_build(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path) -> Failure:
+def _by_build(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path, steps: Steps) -> Failure:
     def progress(text: str) -> None:
         around.echo(text)
         log.write(text + "\n")

@@ -210,10 +210,20 @@ class Prebuilt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subtest:
+    """A subtest that has ended, in `seconds`; error is "" when it has passed."""
+
+    name: str
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """One run of a check: outcome, duration in seconds, transcript and artifacts, why it failed ("" if it did not).
 
-    sections: (title, text) pairs for the report, such as the console's last lines.
+    sections: (title, text) pairs for the report, such as the console's last lines. subtests: those of the test script,
+    in the order of their ends.
     """
 
     outcome: Outcome
@@ -222,3 +232,4 @@ class RunResult:
     artifacts: str
     failure: str = ""
     sections: tuple[tuple[str, str], ...] = field(default=())
+    subtests: tuple[Subtest, ...] = field(default=())

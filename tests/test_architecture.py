@@ -13,8 +13,8 @@ GROUND = {f"pytest_nixos{part}" for part in ("", ".model", ".errors", ".host", "
 # Who alone may import it; a folder means all modules in it.
 OWNERS = {
     "pytest": {"plugin", "hooks", "options", "collection", "session", "recorder", "fixtures"}
-    | {"progress", "reporting", "inquiries"},
-    "_pytest": {"plugin"},
+    | {"progress", "reporting", "inquiries", "subtests"},
+    "_pytest": {"plugin", "subtests"},
     "filelock": {"rundir", "records.stores.git"},
     "cryptography": {"records.signing"},
     "urllib3": {"records.http"},

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import FrameType
 
 from pytest_nixos.errors import PytestNixosError
+from pytest_nixos.model import Subtest
 from pytest_nixos.vm import junit, report
-from pytest_nixos.vm.driver import Driver, Subtest
+from pytest_nixos.vm.driver import Driver
 from pytest_nixos.vm.errors import ConfigError, GlobalTimeout
 from pytest_nixos.vm.guest import tail
 from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT, DriverSpec, machine_specs, parse_config

@@ -6,12 +6,12 @@ import time
 import unittest
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pytest_nixos.deadline import Deadline
+from pytest_nixos.model import Subtest
 from pytest_nixos.vm.debug import Debug
 from pytest_nixos.vm.errors import MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS
@@ -24,15 +24,6 @@ from pytest_nixos.vm.vlan import VLan
 
 CONSOLES_VARIABLE = "PYTEST_NIXOS_CONSOLES"
 _STORE = Path("/nix/store")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subtest:
-    """A subtest that has ended, in `seconds`; error is "" when it has passed."""
-
-    name: str
-    seconds: float
-    error: str = ""
 
 
 class Driver:

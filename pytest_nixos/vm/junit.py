@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pytest_nixos.vm.driver import Subtest
+from pytest_nixos.model import Subtest
 from pytest_nixos.vm.log import neutralise
 
 
