@@ -77,6 +77,8 @@ class Owning:
         quiet = session.config.get_verbosity() < 0 or session.config.getoption("no_header", False)
         if quiet or not session.config.pluginmanager.has_plugin("terminalreporter"):
             self.pytest_report_header()
+            for warning in self.owner.plan.warnings:
+                self.owner.progress.warning(warning)
 
     def pytest_report_header(self) -> list[str]:
         """Say what was found."""

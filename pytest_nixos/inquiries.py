@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from pytest_nixos import inquiry_text as text
 from pytest_nixos.collection import CheckItem
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import PytestNixosError, RecordsUnavailable
-from pytest_nixos.model import Check, Outcome, Record, Subject
+from pytest_nixos.model import Check, Outcome, Record, Subject, Verdict
 from pytest_nixos.nix import explain, explain_text
 from pytest_nixos.nix.reading import read_file
 from pytest_nixos.plan import subject
@@ -72,24 +73,37 @@ class Inquiry:
             yield from text.explained(check, before, self._difference(check, before))
 
     def _forget(self) -> Lines:
+        """Passes go first. Failures go only when no pass is left anywhere that would count again without them."""
         subjects = [self._subject(check) for check in self._checks]
-        for opened in self.owner.keeper.stores:
-            if opened.not_written:
-                self.failed = True
-                yield text.left_out(opened, [f"not written here: {opened.not_written}"])
-                continue
-            try:
-                found = opened.store.lookup(subjects, Deadline(_STORE_SECONDS))
-                opened.store.remove([record.verdict for record in found.records], Deadline(_STORE_SECONDS))
-                yield text.removed(opened, len(found.records))
-            except RecordsUnavailable as error:
-                self.failed = True
-                yield text.left_out(opened, [error.message])
+        for outcome in (Outcome.PASSED, Outcome.FAILED):
+            for opened in self.owner.keeper.stores:
+                yield from self._forget_in(opened, subjects, outcome)
+            if self.failed:
+                yield "failures are kept, since not all passes could be removed"
+                return
+
+    def _forget_in(self, opened: Opened, subjects: Sequence[Subject], outcome: Outcome) -> Lines:
+        try:
+            verdicts = self._recorded(opened, subjects, outcome)
+            # Of its cache GitHub itself decides who may remove what.
+            if verdicts and opened.not_written and opened.place.scheme != "gha":
+                raise RecordsUnavailable(f"not written here: {opened.not_written}")
+            opened.store.remove(verdicts, Deadline(_STORE_SECONDS))
+            if verdicts and self._recorded(opened, subjects, outcome):
+                raise RecordsUnavailable("some records are not ours to remove")
+            if verdicts:
+                yield text.removed(opened, len(verdicts))
+        except RecordsUnavailable as error:
+            self.failed = True
+            yield text.left_out(opened, [error.message])
+
+    def _recorded(self, opened: Opened, subjects: Sequence[Subject], outcome: Outcome) -> list[Verdict]:
+        found = opened.store.lookup(subjects, Deadline(_STORE_SECONDS))
+        return [record.verdict for record in found.records if record.verdict.outcome is outcome]
 
     def _prune(self) -> Lines:
-        """Old records go, but for those of what the flakes have now, and failures that refute a pass which stays."""
+        """Old passes go, but for those of what the flakes have now. Failures stay: a pass may be where we don't see."""
         oldest, used = time.time() - (self.owner.options.prune_age or 0), self._in_use()
-        everywhere = all(opened.place.scheme != "nix" and not opened.not_written for opened in self._readable)
         for opened in self._writable:
             records, warnings = self._every(opened)
             if records is None:
@@ -97,7 +111,7 @@ class Inquiry:
                 continue
             old = [record.verdict for record in records if record.verdict.finished_at < oldest]
             old = [v for v in old if not used.intersection((v.drv_path, v.out_path))]
-            old = [v for v in old if everywhere or v.outcome is Outcome.PASSED]
+            old = [v for v in old if v.outcome is Outcome.PASSED]
             opened.store.remove(old, Deadline(_STORE_SECONDS))
             yield from (f"warning: {warning}" for warning in warnings)
             yield text.removed(opened, len(old))
@@ -110,7 +124,8 @@ class Inquiry:
         subjects = [self._subject(check) for check in checks if check.recorded]
         answer = self.owner.keeper.look_up(subjects, now=time.time(), max_age=self._max_age, all_of_them=True)
         yield from (f"warning: {warning}" for warning in answer.warnings)
-        proofs = [evidence.verdict for evidence in answer.evidence if evidence is not None]
+        pairs = zip(subjects, answer.evidence, strict=True)
+        proofs = [_of(subject, evidence.verdict) for subject, evidence in pairs if evidence is not None]
         fit = [verdict for verdict in proofs if is_publishable(verdict, target.place.terms)]
         young = [v for v in fit if target.place.keeps_time or time.time() - v.finished_at < _YOUNG_SECONDS]
         target.store.write(young, Deadline(_STORE_SECONDS))
@@ -177,6 +192,19 @@ class Inquiry:
         if before is None or before.verdict.drv_path == check.derivation.drv_path:
             return []
         return explain_text.lines(explain.explain(before.verdict.drv_path, check.derivation.drv_path, read_file))
+
+
+def _of(subject: Subject, verdict: Verdict) -> Verdict:
+    """A proof of the subject as a verdict on it: a record of the same output may name another derivation."""
+    derivation = subject.derivation
+    return replace(
+        verdict,
+        drv_path=derivation.drv_path,
+        out_path=derivation.out_path,
+        driver=subject.driver,
+        check=subject.check,
+        system=subject.system,
+    )
 
 
 def answer(config: pytest.Config, session: pytest.Session) -> int:

@@ -38,15 +38,20 @@ def take_secrets(options: Options) -> Surroundings:
 
 
 def places(options: Options) -> tuple[Place, ...]:
-    """The stores as they are named; where no folder is written whatever happens, with the user's own before them.
+    """The stores as they are named; where no folder is read, and written whatever happens, with the user's own first.
 
     Raises PytestNixosError for a name that makes no sense.
     """
     named = tuple(map(parse_place, options.records))
-    if any(p.scheme == "dir" and p.terms.push is not Push.NO and not p.terms.signed for p in named):
+    if any(p.scheme == "dir" and _keeps_everything(p.terms) for p in named):
         return named
     own = Place(scheme="dir", location=str(cache_home() / "records"), options={}, terms=Terms(allow=None))
     return (own, *named)
+
+
+def _keeps_everything(terms: Terms) -> bool:
+    """Whether a folder on these terms is written whatever happens, and read: failures, too."""
+    return terms.pull and terms.push is not Push.NO and not terms.signed
 
 
 def needs_commit(stores: Sequence[Place]) -> bool:
@@ -95,7 +100,8 @@ def _content(file: Path) -> str:
 
 def _event(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - "" is no path
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+        with os.fdopen(handle, "rb") as file:
             return file.read(_LARGEST_EVENT)
     except OSError:
         return b""

@@ -129,10 +129,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCheck:
-    """A check with what is recorded of it; evidence None means: run it."""
+    """A check with what is recorded of it; evidence None means: run it.
+
+    newest: when its newest pass was, whether or not that counts by its time; seconds since the epoch, 0 for none.
+    """
 
     check: Check | EvalFailed
     evidence: Evidence | None = None
+    newest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

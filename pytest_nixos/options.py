@@ -55,7 +55,7 @@ class Options:
         """Raises pytest.UsageError for a value that makes no sense."""
         try:
             return cls._read(config)
-        except PytestNixosError as error:
+        except (PytestNixosError, RuntimeError) as error:  # RuntimeError: `~nobody` has no home
             raise pytest.UsageError(str(error)) from None
 
     @classmethod

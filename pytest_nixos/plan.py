@@ -16,14 +16,14 @@ from pytest_nixos.nix.target import Target
 from pytest_nixos.records.keeper import Keeper
 
 Progress = Callable[[str], None]
-Proven = dict[tuple[str, str], Evidence | None]  # by flake reference and attribute
+Proven = dict[tuple[str, str], tuple[Evidence | None, float]]  # by flake and attribute: the proof, the newest pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What to plan: flake references seen from folder `base`, how to evaluate, what proves a check (ages: seconds).
 
-    keeper: who is asked for records; None: nobody, all checks are to run.
+    keeper: who is asked for records; None: nobody, all checks are to run. rerun: what is proven is to run, too.
     """
 
     flakes: tuple[str, ...]
@@ -36,6 +36,7 @@ class Request:
     max_age: float | None
     mode: str
     keeper: Keeper | None
+    rerun: bool = False
 
 
 def make(nix: Nix, request: Request, progress: Progress) -> Plan:
@@ -143,10 +144,13 @@ def _look_up(flakes: list[FlakePlan], system: str, request: Request) -> tuple[Pr
         return {}, ()
     subjects = [subject(check, system, request.mode) for _, check in recorded]
     answer = request.keeper.look_up(subjects, now=time.time(), max_age=request.max_age)
-    proven = zip(recorded, answer.evidence, strict=True)
-    return {(ref, check.attr): evidence for (ref, check), evidence in proven}, answer.warnings
+    said = zip(recorded, answer.evidence, answer.newest, strict=True)
+    return {
+        (ref, check.attr): (None if request.rerun else proof, newest) for (ref, check), proof, newest in said
+    }, answer.warnings
 
 
 def _with_evidence(flake: FlakePlan, proven: Proven) -> FlakePlan:
-    checks = tuple(PlannedCheck(check=p.check, evidence=proven.get((flake.ref, p.check.attr))) for p in flake.checks)
+    said = ((p.check, *proven.get((flake.ref, p.check.attr), (None, 0.0))) for p in flake.checks)
+    checks = tuple(PlannedCheck(check=check, evidence=proof, newest=newest) for check, proof, newest in said)
     return dataclasses.replace(flake, checks=checks)

@@ -36,8 +36,13 @@ class Progress:
         if self._reporter is None:
             print(text)
         else:
-            self._reporter.ensure_newline()
+            self._on_new_line(self._reporter)
             self._reporter.write_line(text)
+
+    def warning(self, text: str) -> None:
+        """Show a warning, whatever the verbosity: who is not told of a lost record believes that there is one."""
+        if self._reporter is not None:
+            self.text(f"nixos: warning: {text}")
 
     def line(self, text: str) -> None:
         """Show `text` as a line that stays."""
@@ -45,5 +50,11 @@ class Progress:
             return
         if self._reporter.isatty:
             self._reporter.rewrite("", erase=True)
-        self._reporter.ensure_newline()
+        self._on_new_line(self._reporter)
         self._reporter.write_line(f"nixos: {text}")
+
+    @staticmethod
+    def _on_new_line(reporter: pytest.TerminalReporter) -> None:
+        reporter.ensure_newline()
+        if reporter._tw.width_of_current_line:  # with -q, pytest forgets that it has written dots
+            reporter._tw.line()

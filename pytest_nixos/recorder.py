@@ -16,6 +16,7 @@ from pytest_nixos.nix.attrs import item_name
 RAN = "nixos_ran"  # what a report's run was of: derivation and driver
 PROOF = "nixos_proof"  # the same, on the report of a run that proves them
 SECONDS = "nixos_seconds"
+_LONGEST_NAME = 100
 _CRASHED = "???"  # xdist's phase of a report that it makes itself, of what a worker was running when it died
 
 
@@ -59,12 +60,15 @@ class Recorder:
         seconds = float(str(properties.get(SECONDS, 0)))
         self.seconds += seconds
         for check in self._subjects(report, str(properties.get(PROOF if outcome is Outcome.PASSED else RAN))):
+            if outcome is Outcome.PASSED and not check.recorded:
+                continue
+            now = time.time()
             verdict = Verdict(
                 drv_path=check.derivation.drv_path,
                 out_path=check.derivation.out_path,
                 driver=check.driven_by(self._mode),
                 outcome=outcome,
-                finished_at=time.time(),
+                finished_at=now if outcome is Outcome.PASSED else max(now, self._newest_pass(check)),
                 seconds=seconds,
                 by=self._by,
                 check=_printable(check.attr),
@@ -77,10 +81,15 @@ class Recorder:
     def _subjects(self, report: pytest.TestReport, told: str) -> Iterator[Check]:
         """The check that the report tells of; where a worker died, the one at its node id."""
         if str(report.when) == _CRASHED:
-            yield from (check for check in self._at(report.nodeid) if check.recorded)
+            yield from self._at(report.nodeid)
         check = self._checks.get(told)
-        if check is not None and check.recorded:
+        if check is not None:
             yield check
+
+    def _newest_pass(self, check: Check) -> float:
+        """When the newest pass was that anybody has told of, even one in the future: a failure is not older."""
+        planned = (planned for flake in self._plan.flakes for planned in flake.checks)
+        return max(entry.newest for entry in planned if entry.check == check)
 
     def _at(self, nodeid: str) -> Iterator[Check]:
         place, _, name = nodeid.partition("::")
@@ -119,4 +128,4 @@ def _whoami() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return _printable(f"{user}@{socket.gethostname()}")[:_LONGEST_NAME]

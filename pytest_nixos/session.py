@@ -5,7 +5,6 @@ Alone and controller own the session's folder, show progress, and record; a work
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -112,18 +111,16 @@ class Session:
 
     @property
     def _likely_accelerator(self) -> str:
-        """What a VM in the Nix sandbox runs with: as asked for, as probed on this machine, or as /dev/kvm looks."""
+        """What a VM in the Nix sandbox runs with, where only Nix chooses: KVM when a guest is known to run under it."""
         known = accelerator.known(cache_home())
-        if self.options.accelerator != "auto":
-            return self.options.accelerator
-        return known.name if known else "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+        return known.name if known else "tcg"
 
     def close(self) -> None:
         """Remove the session's folder, where this process owns it."""
         self.run_dir.close(remove_session)
 
     def _request(self) -> planning.Request:
-        return dataclasses.replace(self._evaluation(), keeper=None if self.options.rerun_verified else self.keeper)
+        return dataclasses.replace(self._evaluation(), keeper=self.keeper, rerun=self.options.rerun_verified)
 
     def _evaluation(self) -> planning.Request:
         """What to evaluate, without asking for records."""
@@ -195,7 +192,7 @@ class Owner(Session):
             root=config.rootpath,
             flags=self.flags,
             keep=lambda verdict: self.keeper.keep(verdict),
-            warn=lambda text: self.progress.line(f"warning: {text}"),
+            warn=self.progress.warning,
         )
         self.ready = False
         self.published: list[Published] = []
@@ -235,7 +232,7 @@ class Owner(Session):
         self.ready = True
         with contextlib.suppress(PytestNixosError):  # a derivation that is not there fails its check
             for warning in planning.restore(self.nix, self._request(), self.plan, self.selected):
-                self.progress.line(f"warning: {warning}")
+                self.progress.warning(warning)
         with contextlib.suppress(PytestNixosError):  # each item that needs it fails with this error
             if self.prebuilt.drivers:
                 self.progress.line(reporting.prebuilt_line(self.prebuilt))

@@ -1,6 +1,7 @@
 """The one door to HTTP for record stores: a request is bounded in time and size, many go side by side."""
 
 import os
+import queue
 import ssl
 import threading
 import urllib.parse
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import RecordsUnavailable, ToolMissing
@@ -54,16 +55,32 @@ class Http:
     ) -> Answer:
         """One request; redirects are an answer like any other (so no header goes where it was not meant for).
 
-        headers replace those of the object, and None as value drops one. limit: bytes of the answer's body.
+        headers are added to those of the object. limit: bytes of the answer's body.
         Raises RecordsUnavailable (transient) when there is no whole answer in time.
         """
-        library = _library()
         host = urllib.parse.urlsplit(url).hostname or url
+
+        def ask() -> Answer:
+            return self._ask(method, url, deadline, host, {**self._headers, **(headers or {})}, body, limit)
+
+        return bounded(ask, deadline, host)
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        deadline: Deadline,
+        host: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        limit: int,
+    ) -> Answer:
+        library = _library()
         try:
             answer = self._pool(url).request(
                 method,
                 url,
-                headers={**self._headers, **(headers or {})},
+                headers=headers,
                 body=body,
                 timeout=deadline.within(_LONGEST_SILENCE) or 0.001,
                 retries=False,
@@ -95,6 +112,31 @@ class Http:
             library, options = _library(), {"maxsize": CONNECTIONS, "block": True, "ssl_context": certificates}
             self._pools[proxy] = library.ProxyManager(proxy, **options) if proxy else library.PoolManager(**options)
         return self._pools[proxy]
+
+
+def bounded(work: Callable[[], T], deadline: Deadline, host: str) -> T:
+    """`work`, waited for until the deadline: a server that sends its headers bit by bit is never silent for long.
+
+    Raises what `work` raises, and RecordsUnavailable (transient) at the deadline; the work then ends when it likes.
+    """
+    if deadline.remaining is None:
+        return work()
+    results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((work(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, name="nixos-request", daemon=True).start()
+    try:
+        result, error = results.get(timeout=deadline.remaining)
+    except queue.Empty:
+        raise RecordsUnavailable(f"{host} does not answer in time", transient=True) from None
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def side_by_side(work: Callable[[T], Any], items: Iterable[T], connections: int = CONNECTIONS) -> list[Any]:

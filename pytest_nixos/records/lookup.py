@@ -38,10 +38,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """For each subject, in order, what proves it (None: nothing does) and all that was found; and warnings."""
+    """For each subject, in order, what proves it (None: nothing does) and all that was found; and warnings.
+
+    newest: for each, when the newest pass was that counts but for its time (seconds since the epoch, 0 for none).
+    """
 
     evidence: tuple[Evidence | None, ...]
     known: tuple[tuple[Known, ...], ...]
+    newest: tuple[float, ...]
     warnings: tuple[str, ...]
 
 
@@ -63,12 +67,14 @@ def look_up(
     known: list[list[Known]] = [[] for _ in subjects]
     evidence: list[Evidence | None] = [None] * len(subjects)
     warnings: list[str] = []
+    blind = False  # a store that may know of failures has not answered
     for source in sources:
         everything = all_of_them or source.always
         open_ = [n for n in range(len(subjects)) if everything or evidence[n] is None]
         if not open_:
             continue
         found = _ask(source.store, [subjects[n] for n in open_], deadline)
+        blind |= source.always and not found.complete
         warnings += [*found.warnings, *_refused(source, found)]
         for n, entry in _assigned(source, subjects, open_, found):
             known[n].append(entry)
@@ -77,18 +83,24 @@ def look_up(
             proof = policy.judge(subjects[n], counting, now, max_age)
             by_output = proof is not None and proof.verdict.drv_path != subjects[n].derivation.drv_path
             evidence[n] = None if by_output and not is_own_output(subjects[n].derivation) else proof
-    return Answer(evidence=tuple(evidence), known=tuple(map(tuple, known)), warnings=tuple(dict.fromkeys(warnings)))
+    counts = [[entry.record for entry in entries if not entry.refusal] for entries in known]
+    return Answer(
+        evidence=(None,) * len(subjects) if blind else tuple(evidence),
+        known=tuple(map(tuple, known)),
+        newest=tuple(policy.newest_pass(one, records) for one, records in zip(subjects, counts, strict=True)),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
 
 
 def _ask(store: RecordStore, wanted: Sequence[Subject], deadline: Deadline) -> Found:
     if deadline.expired:
-        return Found(warnings=(f"{store.name} was not asked: there was no time left",))
+        return Found(warnings=(f"{store.name} was not asked: there was no time left",), complete=False)
     try:
         return store.lookup(wanted, deadline)
     except PytestNixosError as error:
-        return Found(warnings=(error.message,))
+        return Found(warnings=(error.message,), complete=False)
     except Exception as error:  # a fault in reading records must not stop the tests
-        return Found(warnings=(f"{store.name} can't be read: {type(error).__name__}: {error}",))
+        return Found(warnings=(f"{store.name} can't be read: {type(error).__name__}: {error}",), complete=False)
 
 
 def _refused(source: Source, found: Found) -> Iterator[str]:

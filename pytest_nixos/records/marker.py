@@ -18,6 +18,7 @@ from pytest_nixos.records.narinfo import PathInfo
 _VERSION = 2
 _LONGEST_NAME = 100
 _NOT_IN_NAMES = re.compile(r"[^0-9A-Za-z+\-._?=]")
+FLAGS = ("tcg",)  # all that there are: what `allow=all` looks for
 _FEW_FLAGS = 3
 
 

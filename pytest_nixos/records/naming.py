@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pytest_nixos.model import Outcome, Subject, Verdict
 
+UNKNOWN_BUT_LATE = 4102444800.0  # the year 2100, in seconds since the epoch
 _NO_PATH = "-"
 _HASH = "[0-9A-Za-z]{32}"
 _NAME = re.compile(
@@ -70,6 +71,26 @@ def verdict_by_name(name: Name, subject: Subject, finished_at: float, by: str) -
         check=subject.check,
         system=subject.system,
         flags=name.flags,
+    )
+
+
+def failure_by_name(name: Name, subject: Subject) -> Verdict | None:
+    """The failure that an unreadable record is by its name, for a subject that it may speak of; None for a pass.
+
+    Nobody knows when it was, so it is newer than any pass.
+    """
+    if name.outcome is not Outcome.FAILED or name.driver != _hash(subject.driver):
+        return None
+    return Verdict(
+        drv_path=subject.derivation.drv_path,
+        out_path=subject.derivation.out_path,
+        driver=subject.driver,
+        outcome=Outcome.FAILED,
+        finished_at=UNKNOWN_BUT_LATE,
+        seconds=0.0,
+        by="a record that can't be read",
+        check=subject.check,
+        system=subject.system,
     )
 
 

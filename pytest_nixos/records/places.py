@@ -76,6 +76,7 @@ _KINDS: dict[str, tuple[bool, frozenset[str] | None]] = {
 _OWN_REPOSITORY = {"gha", "github-runs"}  # whose location may be left out
 _SCHEME_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _ASIDE = {"nix"}  # whose locations have parameters of their own
+_CREDENTIALS = re.compile(r"(?<=://)[^\s']*@")  # up to the last @: who wrote a / into a password did not mean to
 _YES_NO = {"yes": True, "no": False}
 
 
@@ -88,6 +89,8 @@ def parse_place(uri: str) -> Place:
     location, _, query = rest.partition("?")
     if not location and scheme not in _OWN_REPOSITORY:
         raise PytestNixosError(f"{shown} does not say where the records lie", f"write {scheme}:LOCATION")
+    if not location.isprintable() or not _has_server(location):
+        raise PytestNixosError(f"{shown!r} is no place for records", f"write {scheme}:LOCATION")
     given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     signed, own = _KINDS[scheme]
     terms = Terms(
@@ -106,11 +109,32 @@ def parse_place(uri: str) -> Place:
     return Place(scheme=scheme, location=location, options=options, terms=terms)
 
 
+def _has_server(location: str) -> bool:
+    """Whether a URL names a server, as all but those of files do; what is no URL is none of our business."""
+    if "://" not in location:
+        return True
+    try:
+        parts = urllib.parse.urlsplit(location)
+        return bool(parts.hostname) or parts.scheme.endswith("file")
+    except ValueError:
+        return False
+
+
 def without_password(uri: str) -> str:
     """A URI for people: without user and password of a URL in it."""
     begin, slashes, rest = uri.partition("://")
+    if not slashes:
+        return uri
     authority, slash, path = rest.partition("/")
-    return f"{begin}{slashes}{authority.rpartition('@')[2]}{slash}{path}" if slashes else uri
+    # A `/` in a password would have to be written %2F; who has not done that must not see it printed, either.
+    torn = "@" in path and ":" in authority and "@" not in authority and not authority.rpartition(":")[2].isdigit()
+    shown = rest.rpartition("@")[2] if torn else f"{authority.rpartition('@')[2]}{slash}{path}"
+    return f"{begin}{slashes}{shown}"
+
+
+def without_credentials(text: str) -> str:
+    """A program's message without what may be user and password in its URLs."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _folder(uri: str) -> Place:

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import multiprocessing
 import os
 import time
@@ -125,3 +126,33 @@ def test_many_sessions_write_and_read_one_record(tmp_path: Path) -> None:
         assert not answer.warnings
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == [file_name(verdict("a"))]
+
+
+def full_disk(*args: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failure_without_room_takes_a_proof_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write([verdict()], SOON)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", full_disk)
+        store.write([verdict(outcome=Outcome.FAILED)], SOON)
+        with pytest.raises(RecordsUnavailable, match="No space left"):
+            store.write([verdict("b")], SOON)
+    found = look_up(tmp_path, derivation("a"), derivation("b"))
+    outcomes = {record.verdict.outcome: record.verdict.finished_at for record in found.records}
+    assert outcomes[Outcome.FAILED] > outcomes[Outcome.PASSED]
+    store.write([verdict()], SOON)  # a later pass has the last word, as it has over a failure that can be read
+    assert [r.verdict.outcome for r in look_up(tmp_path, derivation("a")).records] == [Outcome.PASSED]
+
+
+def test_where_not_even_a_name_fits_the_proof_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write([verdict(), verdict(flags=("tcg",)), verdict("b")], SOON)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", full_disk)
+        full.setattr(Path, "write_bytes", full_disk)
+        with pytest.raises(RecordsUnavailable, match="No space left"):
+            store.write([verdict(outcome=Outcome.FAILED)], SOON)
+    assert [r.verdict.drv_path for r in store.every(SOON).records] == [derivation("b").drv_path]

@@ -1,7 +1,7 @@
 import pytest
 
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.records.places import Push, Terms, parse_place
+from pytest_nixos.records.places import Push, Terms, parse_place, without_credentials
 
 
 def test_a_plain_folder_keeps_everything() -> None:
@@ -9,9 +9,22 @@ def test_a_plain_folder_keeps_everything() -> None:
     assert (place.scheme, place.location, place.terms) == ("dir", "/var/lib/re%20cords&odd", Terms(allow=None))
 
 
-@pytest.mark.parametrize("uri", ["", "gha", "nix", "/var/lib/records?push=no", "gti:origin", "https://x.org/cache"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "gha",
+        "nix",
+        "/var/lib/records?push=no",
+        "gti:origin",
+        "https://x.org/cache",
+        "git:http://[::1",
+        "nix:https://",
+        "dir:/a\nb",
+    ],
+)
 def test_what_looks_like_something_else_is_no_folder(uri: str) -> None:
-    with pytest.raises(PytestNixosError, match="is not a place for records"):
+    with pytest.raises(PytestNixosError, match=r"is (not a|no) place for records"):
         parse_place(uri)
 
 
@@ -44,3 +57,6 @@ def test_what_makes_no_sense_is_refused(uri: str) -> None:
 def test_a_password_is_not_shown() -> None:
     assert str(parse_place("git:https://me:secret@x.org/r.git")) == "git:https://x.org/r.git"
     assert str(parse_place("git:git@x.org:r.git")) == "git:git@x.org:r.git"
+    assert str(parse_place("git:https://me:sec/ret@x.org:8443/r.git")) == "git:https://x.org:8443/r.git"
+    assert str(parse_place("git:https://x.org:8443/a@b.git")) == "git:https://x.org:8443/a@b.git"
+    assert "sec" not in without_credentials("error: can't reach 'https://me:sec/ret@x.org/r.git' (https://a:sec@b)")

@@ -12,10 +12,14 @@ from pytest_nixos.records.signing import SecretKey, Trusted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """An answer to a look-up: the records that may speak of what was asked, and what could not be read."""
+    """An answer to a look-up: the records that may speak of what was asked, and what could not be read.
+
+    complete: whether the store was asked and has answered at all.
+    """
 
     records: tuple[Record, ...] = ()
     warnings: tuple[str, ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,7 +124,10 @@ class BinaryCacheStore:
     def _flagged_claims(self, subject: Subject) -> list[Claim]:
         if "marker" not in self._evidence:
             return []
-        return [_marker_claim(subject, flags) for flags in markers.flag_sets(self._terms.allow or ())]
+        return [
+            _marker_claim(subject, flags)
+            for flags in markers.flag_sets(markers.FLAGS if self._terms.allow is None else self._terms.allow)
+        ]
 
     def _ask(self, claims: Sequence[Claim], deadline: Deadline) -> tuple[list[Record], Counter[str]]:
         """The records, and by reason how many answers are none though something was there, or could have been.

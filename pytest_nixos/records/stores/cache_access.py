@@ -21,6 +21,7 @@ from pytest_nixos.errors import CommandFailed, CommandTimedOut, PytestNixosError
 from pytest_nixos.records import narinfo
 from pytest_nixos.records.http import CONNECTIONS, Answer, Http, side_by_side
 from pytest_nixos.records.narinfo import PathInfo
+from pytest_nixos.records.places import without_credentials
 from pytest_nixos.records.stores.base import Kit
 
 _PATHS_A_CALL = 1000  # 100 KB of arguments
@@ -246,7 +247,8 @@ def why_failed(error: CommandFailed) -> str:
     """The first error that a program has printed."""
     lines = [line.strip() for line in error.output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
-    return (errors or lines[-1:] or [f"`{error.argv[0]}` ended with status {error.status}"])[0][:300]
+    said = errors or lines[-1:] or [f"`{error.argv[0]}` ended with status {error.status}"]
+    return without_credentials(said[0])[:300]
 
 
 def _new(memory: str) -> dict[str, str]:

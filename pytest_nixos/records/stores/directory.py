@@ -9,18 +9,20 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import RecordsUnavailable
-from pytest_nixos.model import Record, Subject, Verdict
+from pytest_nixos.model import Outcome, Record, Subject, Verdict
 from pytest_nixos.records import sealed
-from pytest_nixos.records.naming import Wanted, name_of, parse_name
+from pytest_nixos.records.naming import Wanted, failure_by_name, name_of, parse_name
 from pytest_nixos.records.signing import SecretKey, Trusted
 from pytest_nixos.records.stores.base import Found
 
 _SUFFIX = ".json"
+_PASSED, _FAILED = f".{Outcome.PASSED.value}", f".{Outcome.FAILED.value}"
+_DAMAGED = {True: "it counts as a failure, as its name says", False: "it was ignored"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +43,56 @@ class DirectoryStore:
     def lookup(self, wanted: Sequence[Subject], deadline: Deadline) -> Found:
         """See RecordStore. One directory listing, then only the records of what is asked for."""
         index = Wanted(wanted)
-        return self._open(name for name in self._names() if index.near(parse_name(name)))
+        found, damaged = self._open(name for name in self._names() if index.near(parse_name(name)))
+        unreadable = [parse_name(name) for name in damaged]
+        # A failure that can't be read is a failure: its name says so.
+        failures = [failure_by_name(name, subject) for name in unreadable if name for subject in index.near(name)]
+        records = (*found.records, *(Record(verdict=failure) for failure in failures if failure))
+        return Found(records=records, warnings=found.warnings)
 
     def every(self, deadline: Deadline) -> Found:
         """See RecordStore."""
-        return self._open(self._names())
+        return self._open(self._names())[0]
 
     def write(self, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
-        """See RecordStore. The records are on the disk when this returns."""
+        """See RecordStore. The records are on the disk when this returns.
+
+        A failure for which there is no room is kept as an empty file of its name; where even that can't be made, what
+        it refutes is removed.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for verdict in verdicts:
-                self._write(name_of(verdict) + _SUFFIX, sealed.seal(verdict, self.keys))
+                self._keep(verdict)
         except OSError as error:
             raise RecordsUnavailable(f"{self.name} can't be written: {error.strerror}") from None
+
+    def _keep(self, verdict: Verdict) -> None:
+        name = name_of(verdict)
+        try:
+            self._write(name + _SUFFIX, sealed.seal(verdict, self.keys))
+        except OSError:
+            if verdict.outcome is Outcome.PASSED or not self._refute(name):
+                raise
+        if verdict.outcome is Outcome.PASSED:
+            self._forgive(name_of(replace(verdict, outcome=Outcome.FAILED, flags=())))
+
+    def _refute(self, name: str) -> bool:
+        """Note a failure without its content, or remove the passes that it refutes; whether the first was possible."""
+        try:
+            (self.folder / (name + _SUFFIX)).write_bytes(b"")
+        except OSError:
+            for other in self._names():
+                if other.startswith(name.replace(_FAILED, _PASSED)):
+                    (self.folder / (other + _SUFFIX)).unlink(missing_ok=True)
+            return False
+        return True
+
+    def _forgive(self, failure: str) -> None:
+        """Remove a failure that can't be read, and would so refute the pass that has come after it, too."""
+        if self._read(failure) is None:
+            with contextlib.suppress(OSError):
+                (self.folder / (failure + _SUFFIX)).unlink(missing_ok=True)
 
     def renew(self, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
         """See RecordStore. Nothing is forgotten here."""
@@ -78,13 +116,12 @@ class DirectoryStore:
         names = (file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
         return [name for name in names if parse_name(name)]
 
-    def _open(self, names: Iterable[str]) -> Found:
+    def _open(self, names: Iterable[str]) -> tuple[Found, list[str]]:
+        """The records of these names, and the names of those that can't be read."""
         records = {name: self._read(name) for name in names}
         damaged = [name for name, record in records.items() if record is None]
-        return Found(
-            records=tuple(filter(None, records.values())),
-            warnings=tuple(f"record {name} in {self.name} is damaged and was ignored" for name in damaged),
-        )
+        warnings = tuple(f"record {name} in {self.name} is damaged: {_DAMAGED[_is_failure(name)]}" for name in damaged)
+        return Found(records=tuple(filter(None, records.values())), warnings=warnings), damaged
 
     def _read(self, name: str) -> Record | None:
         try:
@@ -106,6 +143,10 @@ class DirectoryStore:
             with contextlib.suppress(OSError):
                 Path(scratch).unlink()
             raise
+
+
+def _is_failure(name: str) -> bool:
+    return _FAILED in name
 
 
 def _content(path: str) -> bytes:

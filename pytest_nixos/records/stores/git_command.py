@@ -10,7 +10,8 @@ from pathlib import Path
 from pytest_nixos import proc
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import CommandFailed, CommandTimedOut, PytestNixosError, RecordsUnavailable
-from pytest_nixos.records.stores.git_refs import is_transient, sentence, without_credentials
+from pytest_nixos.records.places import without_credentials
+from pytest_nixos.records.stores.git_refs import is_transient, sentence
 
 _KEPT = (
     "HOME", "PATH", "TMPDIR", "USER", "LOGNAME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.model import Verdict
 from pytest_nixos.records.naming import name_of
+from pytest_nixos.records.places import without_credentials
 
 DEFAULT_PREFIX = "refs/nixos-verified/v2"
 REF_FORMAT = "%(objectname) %(objecttype) %(objectsize) %(refname)"
@@ -24,7 +25,6 @@ _LONGEST_COMPONENT = 100  # a server that keeps refs as files has 255 bytes for 
 _HASH_LENGTH = 32
 _USELESS = re.compile(r"(?:warning|hint|from|to|please make sure|and the repository exists)\b|\W*$", re.IGNORECASE)
 _SPEAKER = re.compile(r"(?:(?:remote|fatal|error): *|unable to access '[^']*': *)+", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s']+@")
 _LONGEST_REASON = 300
 _TRANSIENT = re.compile(
     r"could ?n.t resolve|could not resolve|temporary failure|timed? ?out|connection (?:refused|reset|closed|was)"
@@ -161,11 +161,6 @@ def sentence(stderr: str) -> str:
     )
     first = next((line for line in lines if line), "git has failed without a word")
     return without_credentials(first)[:_LONGEST_REASON]
-
-
-def without_credentials(text: str) -> str:
-    """The text without user and password in its URLs."""
-    return _CREDENTIALS.sub("", text)
 
 
 def is_transient(stderr: str) -> bool:
