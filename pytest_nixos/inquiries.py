@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -194,17 +193,10 @@ class Inquiry:
         return explain_text.lines(explain.explain(before.verdict.drv_path, check.derivation.drv_path, read_file))
 
 
-def _of(subject: Subject, verdict: Verdict) -> Verdict:
+def _of(subject: Subject, proof: Verdict) -> Verdict:
     """A proof of the subject as a verdict on it: a record of the same output may name another derivation."""
-    derivation = subject.derivation
-    return replace(
-        verdict,
-        drv_path=derivation.drv_path,
-        out_path=derivation.out_path,
-        driver=subject.driver,
-        check=subject.check,
-        system=subject.system,
-    )
+    when, seconds = proof.finished_at, proof.seconds
+    return Verdict.of(subject, proof.outcome, finished_at=when, seconds=seconds, by=proof.by, flags=proof.flags)
 
 
 def answer(config: pytest.Config, session: pytest.Session) -> int:

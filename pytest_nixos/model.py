@@ -109,6 +109,31 @@ class Verdict:
     system: str = ""
     flags: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        outcome: Outcome,
+        *,
+        finished_at: float = 0.0,
+        seconds: float = 0.0,
+        by: str = "",
+        flags: tuple[str, ...] = (),
+    ) -> "Verdict":
+        """A verdict on a subject."""
+        return cls(
+            drv_path=subject.derivation.drv_path,
+            out_path=subject.derivation.out_path,
+            driver=subject.driver,
+            outcome=outcome,
+            finished_at=finished_at,
+            seconds=seconds,
+            by=by,
+            check=subject.check,
+            system=subject.system,
+            flags=flags,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:

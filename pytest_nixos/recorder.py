@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from pytest_nixos.model import Check, Outcome, Plan, Verdict
 from pytest_nixos.nix.attrs import item_name
+from pytest_nixos.plan import subject
 
 RAN = "nixos_ran"  # what a report's run was of: derivation and driver
 PROOF = "nixos_proof"  # the same, on the report of a run that proves them
@@ -63,16 +65,12 @@ class Recorder:
             if outcome is Outcome.PASSED and not check.recorded:
                 continue
             now = time.time()
-            verdict = Verdict(
-                drv_path=check.derivation.drv_path,
-                out_path=check.derivation.out_path,
-                driver=check.driven_by(self._mode),
-                outcome=outcome,
+            verdict = Verdict.of(
+                replace(subject(check, self._plan.system, self._mode), check=_printable(check.attr)),
+                outcome,
                 finished_at=now if outcome is Outcome.PASSED else max(now, self._newest_pass(check)),
                 seconds=seconds,
                 by=self._by,
-                check=_printable(check.attr),
-                system=self._plan.system,
                 flags=self._flags(check) if outcome is Outcome.PASSED else (),
             )
             for warning in self._keep(verdict):

@@ -60,18 +60,7 @@ def verdict_by_name(name: Name, subject: Subject, finished_at: float, by: str) -
     hashes = tuple(_hash(path) for path in (derivation.drv_path, derivation.out_path, subject.driver))
     if hashes != (name.drv, name.out, name.driver):
         return None
-    return Verdict(
-        drv_path=derivation.drv_path,
-        out_path=derivation.out_path,
-        driver=subject.driver,
-        outcome=name.outcome,
-        finished_at=finished_at,
-        seconds=0.0,
-        by=by,
-        check=subject.check,
-        system=subject.system,
-        flags=name.flags,
-    )
+    return Verdict.of(subject, name.outcome, finished_at=finished_at, by=by, flags=name.flags)
 
 
 def failure_by_name(name: Name, subject: Subject) -> Verdict | None:
@@ -81,17 +70,7 @@ def failure_by_name(name: Name, subject: Subject) -> Verdict | None:
     """
     if name.outcome is not Outcome.FAILED or name.driver != _hash(subject.driver):
         return None
-    return Verdict(
-        drv_path=subject.derivation.drv_path,
-        out_path=subject.derivation.out_path,
-        driver=subject.driver,
-        outcome=Outcome.FAILED,
-        finished_at=UNKNOWN_BUT_LATE,
-        seconds=0.0,
-        by="a record that can't be read",
-        check=subject.check,
-        system=subject.system,
-    )
+    return Verdict.of(subject, Outcome.FAILED, finished_at=UNKNOWN_BUT_LATE, by="a record that can't be read")
 
 
 class Wanted:

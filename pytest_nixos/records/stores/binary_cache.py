@@ -244,16 +244,5 @@ def _marker_claim(subject: Subject, flags: tuple[str, ...]) -> Claim:
 
 
 def _verdict(claim: Claim, store: str) -> Verdict:
-    subject = claim.subject
-    return Verdict(
-        drv_path=subject.derivation.drv_path,
-        out_path=subject.derivation.out_path,
-        driver=subject.driver,
-        outcome=Outcome.PASSED,
-        finished_at=0.0,
-        seconds=0.0,
-        by=f"{'marker' if claim.marker else 'output'} in {store}",
-        check=subject.check,
-        system=subject.system,
-        flags=claim.flags,
-    )
+    by = f"{'marker' if claim.marker else 'output'} in {store}"
+    return Verdict.of(claim.subject, Outcome.PASSED, by=by, flags=claim.flags)
