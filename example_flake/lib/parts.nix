@@ -22,4 +22,5 @@ in
   debian-busybox = part "debian-busybox";
   debian-kernel = part "debian-kernel";
   debian-programs = part "debian-programs";
+  debian-systemd = part "debian-systemd";
 }

@@ -9,8 +9,15 @@ import sys
 from pathlib import Path
 
 PROGRAMS = (
-    "bash", "busybox-static", "coreutils", "e2fsprogs", "netcat-openbsd", "patchelf", "python3", "python3-pexpect",
-    "python3-ptyprocess", "qemu-system-x86", "qemu-utils", "vde2", "zstd",
+    "bash", "busybox-static", "coreutils", "e2fsprogs", "erofs-utils", "netcat-openbsd", "patchelf", "python3",
+    "python3-pexpect", "python3-ptyprocess", "qemu-system-x86", "qemu-utils", "vde2", "zstd",
+)  # fmt: skip
+# What a systemd guest holds, with all that these depend on.
+SYSTEMD = (
+    "base-files", "bash", "coreutils", "curl", "dash", "dbus", "dbus-user-session", "findutils", "grep", "gzip",
+    "hostname", "iproute2", "iputils-ping", "kmod", "less", "libc-bin", "libnss-systemd", "libpam-systemd", "login",
+    "mawk", "mount", "netcat-openbsd", "nginx-light", "openssh-client", "openssh-server", "passwd", "procps", "sed",
+    "systemd", "systemd-sysv", "tar", "udev", "util-linux",
 )  # fmt: skip
 KERNELS = ("linux-image-amd64", "linux-image-generic")  # Debian's, Ubuntu's
 NO_APT = (
@@ -44,26 +51,39 @@ def unpack_packages(cache: Path, work: Path) -> Path:
     """Unpack all packages that the example needs; returns the folder with one root folder per role.
 
     `all` holds the programs with everything they depend on, `coreutils` that package alone (its list of
-    programs), `kernel` the kernel's image and modules. Archives stay in cache for the next time.
+    programs), `kernel` the kernel's image and modules, `systemd` a guest's root file system. Archives stay in
+    cache for the next time.
     """
     if platform.machine() != "x86_64":
         raise SetupError("the example is for x86_64 machines only")
     require("apt-get", NO_APT)
     require("dpkg-deb", NO_APT)
     debs = _download(cache)
+    systemd = debs.pop("systemd")
     coreutils = [deb for deb in debs["all"] if deb.name.startswith("coreutils_")]
     for role, files in {**debs, "coreutils": coreutils}.items():
         (work / role).mkdir()
         for deb in files:
             run("dpkg-deb", "-x", deb, work / role)
+    _unpack_merged(systemd, work / "systemd")
     return work
+
+
+def _unpack_merged(debs: list[Path], root: Path) -> None:
+    """Unpack below /usr what packages still have in /bin and /lib: `dpkg-deb -x` would replace these links."""
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    command = 'dpkg-deb --fsys-tarfile "$0" | tar -xp --no-same-owner --keep-directory-symlink -C "$1"'
+    for deb in debs:
+        run("bash", "-o", "pipefail", "-c", command, deb, root)
 
 
 def _download(cache: Path) -> dict[str, list[Path]]:
     archives = cache / "archives"
     (archives / "partial").mkdir(parents=True, exist_ok=True)
     (cache / "status").touch()  # an empty status: apt believes that nothing is installed
-    print("downloading packages (about 140 MB the first time)", flush=True)
+    print("downloading packages (about 170 MB the first time)", flush=True)
     try:
         return _fetch(cache, archives)
     except SetupError as error:
@@ -78,8 +98,13 @@ def _fetch(cache: Path, archives: Path) -> dict[str, list[Path]]:
         "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "APT::Install-Recommends=0",
     )  # fmt: skip
     names = _file_names(cache, *options, "install", *PROGRAMS)
-    run("apt-get", *options, "install", "--download-only", *PROGRAMS)
-    return {"all": [archives / name for name in names], "kernel": _fetch_kernel(cache, archives)}
+    guests = _file_names(cache, *options, "install", *SYSTEMD)
+    run("apt-get", *options, "install", "--download-only", *PROGRAMS, *SYSTEMD)
+    return {
+        "all": [archives / name for name in names],
+        "kernel": _fetch_kernel(cache, archives),
+        "systemd": [archives / name for name in guests],
+    }
 
 
 def _fetch_kernel(cache: Path, archives: Path) -> list[Path]:

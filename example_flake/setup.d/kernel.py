@@ -1,4 +1,4 @@
-"""From an unpacked kernel package make the tree `debian-kernel`: vmlinux, modules/*.ko, modules/order."""
+"""From an unpacked kernel package make the tree `debian-kernel`: vmlinux, modules/*.ko, modules/order*."""
 
 import gzip
 import lzma
@@ -9,12 +9,16 @@ from pathlib import Path
 from debian import SetupError
 from programs import unpacked
 
-# What a guest needs; what these need themselves is found in the modules. ext4's checksums ask for crc32c by name.
-MODULES = (
-    "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "9p", "9pnet_virtio", "crc32c_generic",
-    "ext4",
-)  # fmt: skip
-
+# What each guest needs, and what some need besides, by the name of the list that the guest reads. What these need
+# themselves is found in the modules. ext4's checksums ask for crc32c by name.
+MODULES = {
+    "order": (
+        "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "9p", "9pnet_virtio",
+        "crc32c_generic", "ext4",
+    ),
+    "order-systemd": ("autofs4", "erofs", "overlay"),
+    "order-graphics": ("bochs",),
+}  # fmt: skip
 
 def make_kernel(packages: Path, tree: Path) -> None:
     """Write the uncompressed kernel (it boots through its PVH entry) and the modules in loading order."""
@@ -24,10 +28,12 @@ def make_kernel(packages: Path, tree: Path) -> None:
     (tree / "modules").mkdir(parents=True)
     (tree / "vmlinux").write_bytes(_vmlinux(packages, image.read_bytes()))
     files = {_name(file): file for file in (packages / "kernel").glob("**/lib/modules/**/*.ko*")}
-    order: list[str] = []
-    for name in MODULES:
-        _add_module(packages, files, name, tree / "modules", order)
-    (tree / "modules" / "order").write_text("".join(f"{name}\n" for name in order))
+    seen: list[str] = []
+    for order, names in MODULES.items():
+        start = len(seen)
+        for name in names:
+            _add_module(packages, files, name, tree / "modules", seen)
+        (tree / "modules" / order).write_text("".join(f"{name}\n" for name in seen[start:]))
 
 
 def _vmlinux(packages: Path, image: bytes) -> bytes:
