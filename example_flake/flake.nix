@@ -15,6 +15,7 @@
         web = import ./hosts/web.nix { inherit lib; };
         db = import ./hosts/db.nix { inherit lib; };
         cluster = import ./hosts/cluster.nix { inherit lib; };
+        login = import ./hosts/login.nix { inherit lib; };
         lint = import ./hosts/lint.nix { inherit lib; };
       };
       packages.${system} = { inherit (lib) initrd tools; };

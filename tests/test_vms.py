@@ -62,7 +62,7 @@ def results(result: pytest.RunResult) -> dict[str, str]:
 
 def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) -> None:
     """All pass, then all are verified; an edit of one host runs that host; the Nix sandbox agrees."""
-    flake, names = tree / "example_flake", {"cluster", "db", "lint", "web"}
+    flake, names = tree / "example_flake", {"cluster", "db", "lint", "login", "web"}
     assert results(run(pytester, flake, debian, "-n2")) == dict.fromkeys(names, "PASSED")
 
     again = run(pytester, flake, debian)

@@ -1,11 +1,11 @@
 # A check without machines: the guest's scripts must parse.
 { lib }:
 let
-  script = name: builtins.path { inherit name; path = ../guest + "/${name}"; };
+  script = name: builtins.path { name = baseNameOf name; path = ../guest + "/${name}"; };
 in
 lib.mkDerivation {
   name = "lint";
-  scripts = map script [ "init" "backdoor" "halt" ];
+  scripts = map script [ "init" "backdoor" "halt" "systemd/enter" ];
   script = ''
     for file in $scripts; do
       echo "checking ''${file##*-}"

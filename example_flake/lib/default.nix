@@ -11,9 +11,11 @@ let
   tools = import ./tools.nix { inherit mkDerivation; programs = parts.debian-programs; };
   kernel = parts.debian-kernel;
   busybox = parts.debian-busybox;
+  image = parts.debian-systemd;
   initrd = import ./initrd.nix { inherit mkDerivation busybox kernel; };
   guestConfig = import ./guest.nix { inherit mkDerivation writeScript tools; };
-  machine = import ./machine.nix { inherit writeScript guestConfig tools kernel initrd; };
+  systemdConfig = import ./systemd.nix { inherit mkDerivation writeText; };
+  machine = import ./machine.nix { inherit writeScript guestConfig systemdConfig tools kernel initrd image; };
 in
 {
   inherit busybox initrd kernel mkDerivation system tools writeScript writeText;

@@ -1,9 +1,9 @@
 # One machine's configuration as a store path, read by ../guest/init: a folder with `config` (shell variables),
 # `hosts` and `services/<name>` (one executable for each service).
 { mkDerivation, writeScript, tools }:
-{ name, number, vlans, hosts, services }:
+{ name, number, vlans, hosts, services, graphics }:
 let
-  service = service: { script }: writeScript {
+  service = service: { script, ... }: writeScript {
     name = "service-${name}-${service}";
     program = service;
     text = "#!${tools}/bin/bash\nset -eu\n${script}";
@@ -18,6 +18,7 @@ mkDerivation {
     number=${toString number}
     vlans="${toString vlans}"
     tools=${tools}
+    graphics=${if graphics then "1" else ""}
   '';
   script = ''
     mkdir -p "$out/services"

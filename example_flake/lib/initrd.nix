@@ -10,6 +10,7 @@ mkDerivation {
   backdoor = script "backdoor";
   halt = script "halt";
   inittab = script "inittab";
+  systemd = script "systemd";
   script = ''
     mkdir root && cd root
     mkdir -p bin dev etc lib nix/store proc root run sys tmp/shared tmp/xchg usr var
@@ -26,6 +27,10 @@ mkDerivation {
     done
     chmod +x init bin/*
     cp "$inittab" etc/inittab
+    cp -R "$systemd" systemd
+    chmod -R u+w systemd
+    mkdir -p systemd/root/usr/local/sbin
+    cp bin/backdoor systemd/root/usr/local/sbin
     echo "root:x:0:0:root:/root:/bin/bash" > etc/passwd
     echo "root:x:0:" > etc/group
     chmod u+w etc/inittab

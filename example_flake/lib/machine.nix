@@ -1,13 +1,16 @@
 # A node of a test -> its options and `system.build.vm` with bin/run-<name>-vm, the start script.
 #
-# A node is { virtualisation ? { memorySize (MiB), cores, vlans (numbers), diskSize (MiB) }, services ? { <name>.script } }.
-{ writeScript, guestConfig, tools, kernel, initrd }:
+# A node is { virtualisation ? { memorySize (MiB), cores, vlans (numbers), diskSize (MiB), graphics },
+# services ? { <name>.script }, guest ? "busybox" }; systemd.nix tells what one with `guest = "systemd"` has besides.
+{ writeScript, guestConfig, systemdConfig, tools, kernel, initrd, image }:
 { name, number, node, hosts }:
 let
-  virtualisation = { memorySize = 256; cores = 1; vlans = [ ]; diskSize = 256; } // (node.virtualisation or { });
-  inherit (virtualisation) cores diskSize memorySize vlans;
+  virtualisation = { memorySize = 256; cores = 1; vlans = [ ]; diskSize = 256; graphics = false; } // (node.virtualisation or { });
+  inherit (virtualisation) cores diskSize graphics memorySize vlans;
   services = node.services or { };
-  config = guestConfig { inherit name number vlans hosts services; };
+  busyboxConfig = guestConfig { inherit name number vlans hosts services graphics; };
+  systemd = node.guest or "busybox" == "systemd";
+  config = if systemd then systemdConfig { inherit name node; config = busyboxConfig; } else busyboxConfig;
 
   # 5 -> "05", 18 -> "12": the two digits of a MAC address.
   hexDigit = n: builtins.substring n 1 "0123456789abcdef";
@@ -17,8 +20,8 @@ let
     -device virtio-net-pci,romfile=,netdev=vlan${toString vlan},mac=52:54:00:12:${hex vlan}:${hex number}
   '';
   share = tag: path: ''-virtfs local,path=${path},security_model=none,mount_tag=${tag}'';
-  # Self-tests and hardening that a throw-away guest on an emulated processor pays seconds for.
-  fastBoot = "cryptomgr.notests no_timer_check mitigations=off audit=0";
+  # Self-tests, hardening and ACPI's program for each interrupt, which cost an emulated processor seconds.
+  fastBoot = "acpi=noirq cryptomgr.notests no_timer_check mitigations=off audit=0";
   variable = builtins.replaceStrings [ "-" "." ] [ "_" "_" ] name;
 
   vm = writeScript {
@@ -43,10 +46,11 @@ let
       options=(
         -name ${name}
         -machine pc,accel=kvm:tcg -cpu max -m ${toString memorySize} -smp ${toString cores}
-        -nodefaults -vga none -no-user-config
+        -nodefaults -vga ${if graphics then "std" else "none"} -no-user-config
         -kernel "''${NIXPKGS_QEMU_KERNEL_${variable}:-${kernel}/vmlinux}" -initrd ${initrd}
         -append "console=ttyS0 quiet panic=1 ${fastBoot} guest=${config} ''${QEMU_KERNEL_PARAMS:-}"
         -drive "file=$disk,if=virtio,format=qcow2,cache=writeback,werror=report"
+        ${if systemd then "-drive file=${image},if=virtio,format=raw,readonly=on" else ""}
         ${share "nix-store" "/nix/store,readonly=on"}
         ${share "shared" ''"$shared"''}
         ${share "xchg" ''"$TMPDIR/xchg"''}

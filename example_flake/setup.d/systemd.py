@@ -91,6 +91,7 @@ def make_image(packages: Path, image: Path) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
     run(root / "usr/sbin/ldconfig", "-r", root)  # linked statically
+    shutil.rmtree(root / "var/cache/ldconfig")  # its memory of this machine's inodes
     options = ("--quiet", "--all-root", "-T0", "-x-1", "-U00000000-0000-0000-0000-000000000000")
     unpacked(packages / "all", "mkfs.erofs", *options, image, root)
 
