@@ -20,6 +20,7 @@ MODULES = {
     "order-graphics": ("bochs",),
 }  # fmt: skip
 
+
 def make_kernel(packages: Path, tree: Path) -> None:
     """Write the uncompressed kernel (it boots through its PVH entry) and the modules in loading order."""
     image = next((packages / "kernel" / "boot").glob("vmlinuz-*"), None)
