@@ -49,7 +49,7 @@ def tree(pytester: pytest.Pytester, debian: Path, monkeypatch: pytest.MonkeyPatc
 
 def run(pytester: pytest.Pytester, flake: Path, debian: Path, *args: str) -> pytest.RunResult:
     override = ("--nixos-override-input", "debian", f"path:{debian}")
-    return pytester.runpytest_subprocess("--nixos-flake", str(flake), *override, "-v", *args, timeout=170)
+    return pytester.runpytest_subprocess("--nixos-flake", str(flake), *override, "-v", *args, timeout=300)
 
 
 def results(result: pytest.RunResult) -> dict[str, str]:

@@ -22,10 +22,15 @@ lib.runTest {
     def ask(request: str) -> str:
         return db.succeed(f"echo '{request}' | nc -N localhost 5432").strip()
 
-    db.start()
+    db.start(allow_reboot=True)
     db.wait_for_open_port(5432)
     with subtest("the store answers"):
         assert ask("set colour green") == "ok"
+        assert ask("get colour") == "green"
+
+    with subtest("data survives a reboot"):
+        db.reboot()
+        db.wait_for_open_port(5432)
         assert ask("get colour") == "green"
 
     with subtest("data survives an orderly stop"):
