@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_nixos import proc
 from pytest_nixos.errors import CheckFailed, CommandTimedOut
 from pytest_nixos.model import BuildFailed, Built, Check, Outcome, Prebuilt, RunResult
 from pytest_nixos.nix import build
@@ -90,14 +91,7 @@ def _drive(
         steps.line(text)
         around.echo(text)
 
-    program = f"{driver.out_path}/bin/nixos-test-driver"
-    keeper = isolate.keeper_argv(
-        [program],
-        store=prebuilt.store,
-        store_dir=around.nix.store_dir,
-        network=around.network,
-        isolated=prebuilt.isolated,
-    )
+    keeper = _keeper([f"{driver.out_path}/bin/nixos-test-driver"], prebuilt, around)
     # A private folder with a short name: sockets in it must stay below 108 bytes.
     with _private_folder(around.folder) as folder:
         env = _environment(folder, prebuilt, around.network)
@@ -112,6 +106,36 @@ def _drive(
             finished = terminal.wait(around.timeout)
         _keep_files(folder, transcript.parent)
     return _judge(finished, check, around.timeout)
+
+
+def _keeper(argv: list[str], prebuilt: Prebuilt, around: Surroundings, *, terminal: bool = False) -> list[str]:
+    return isolate.keeper_argv(
+        argv,
+        store=prebuilt.store,
+        store_dir=around.nix.store_dir,
+        network=around.network,
+        isolated=prebuilt.isolated,
+        terminal=terminal,
+    )
+
+
+def interact(check: Check, prebuilt: Prebuilt, around: Surroundings) -> int:
+    """Give the terminal to the check's driver, for a prompt; its exit status. Raises CheckFailed without a driver.
+
+    Machines and files live as in a run; what is written into the current folder is kept with the artifacts.
+    """
+    driver = prebuilt.drivers[check.driver.drv_path] if check.driver else None
+    if not isinstance(driver, Built):
+        raise CheckFailed("the test driver does not build", driver.log_tail if driver else "")
+    argv = _keeper([f"{driver.out_path}/bin/nixos-test-driver", "--interactive"], prebuilt, around, terminal=True)
+    artifacts = around.artifacts / artifact_name(check)
+    artifacts.mkdir(parents=True, exist_ok=True)
+    with _private_folder(around.folder) as folder:
+        env = {**_environment(folder, prebuilt, around.network), "TERM": os.environ.get("TERM", "dumb")}
+        try:
+            return proc.attach(argv, env=env, cwd=folder)
+        finally:
+            _keep_files(folder, artifacts)
 
 
 @contextlib.contextmanager

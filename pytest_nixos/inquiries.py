@@ -9,6 +9,7 @@ from pytest_nixos import inquiry_text as text
 from pytest_nixos.collection import CheckItem
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import PytestNixosError, RecordsUnavailable
+from pytest_nixos.interactive import open_prompt
 from pytest_nixos.model import Check, Outcome, Record, Subject, Verdict
 from pytest_nixos.nix import explain, explain_text
 from pytest_nixos.nix.reading import read_file
@@ -200,15 +201,18 @@ def _of(subject: Subject, proof: Verdict) -> Verdict:
 
 
 def answer(config: pytest.Config, session: pytest.Session) -> int:
-    """Collect, so that pytest's selection holds, then print the answer; the exit status."""
+    """Collect, so that pytest's selection holds, then print the answer or open the prompt; the exit status."""
     owner = config.pluginmanager.get_plugin("nixos-session")
     if not isinstance(owner, Owner):
-        raise pytest.UsageError("there is no flake whose records these would be: name one with --nixos-flake")
+        raise pytest.UsageError("there is no flake to ask about: name one with --nixos-flake")
     config.hook.pytest_collection(session=session)
     if session.testsfailed:
         return pytest.ExitCode.INTERRUPTED
-    inquiry = Inquiry(owner, [item for item in session.items if isinstance(item, CheckItem)])
+    items = [item for item in session.items if isinstance(item, CheckItem)]
+    inquiry = Inquiry(owner, items)
     try:
+        if owner.options.interactive is not None:
+            return open_prompt(owner, items, config)
         for line in inquiry.lines():
             owner.progress.text(line)
     except PytestNixosError as error:

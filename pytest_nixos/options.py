@@ -45,6 +45,7 @@ class Options:
     push_strict: bool
     request: str
     copy_to: str | None
+    interactive: str | None
     prune_age: float | None
     folder: Path
     artifacts: Path | None
@@ -92,6 +93,7 @@ class Options:
             push_strict=given.nixos_push_strict,
             request=requested(given),
             copy_to=given.nixos_records_copy,
+            interactive=given.nixos_interactive,
             prune_age=seconds(prune) if (prune := given.nixos_records_prune) is not None else None,
             folder=_folder(given.nixos_dir, invoked, "") / _SESSIONS,
             artifacts=invoked / given.nixos_artifacts if given.nixos_artifacts else None,
@@ -100,10 +102,11 @@ class Options:
 
 
 def requested(given: argparse.Namespace) -> str:
-    """What is asked for in place of a test run: list, verify, explain, prune or copy; "" for a test run."""
+    """What is asked for in place of a test run: list, verify, explain, prune, copy, interactive; "" for a test run."""
     asked = list(dict.fromkeys(given.nixos_request))
     asked += ["prune"] if given.nixos_records_prune is not None else []
     asked += ["copy"] if given.nixos_records_copy is not None else []
+    asked += ["interactive"] if given.nixos_interactive is not None else []
     if len(asked) > 1:
         raise pytest.UsageError(f"one thing at a time: {' and '.join(asked)} are asked for")
     return str(asked[0]) if asked else ""
@@ -251,6 +254,11 @@ def add_options(parser: pytest.Parser) -> None:
         "--nixos-records-copy",
         metavar="URI",
         help="run nothing, and copy what proves the selected checks to this store",
+    )
+    add(
+        "--nixos-interactive",
+        metavar="CHECK",
+        help="run nothing, and open a Python prompt with the machines of this check",
     )
     add("--nixos-dir", metavar="DIR", help="folder for the sessions' stores, on the file system of the Nix store")
     add("--nixos-artifacts", metavar="DIR", help="keep transcripts and files of every check here")

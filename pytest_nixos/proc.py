@@ -73,6 +73,20 @@ def run(
     return done
 
 
+def attach(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> int:
+    """Run a program that has our terminal, and every Ctrl-C, until it ends; its exit status. Raises ToolMissing."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        die_with_parent()
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return _start(argv, env, cwd, None, None, None, prepare).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Stream:
     """A program that runs while its output is read: `with Stream(argv) as program: for line in program.lines()`.
 
@@ -141,9 +155,9 @@ def _start(
     argv: Sequence[str],
     env: Mapping[str, str] | None,
     cwd: Path | None,
-    stdin: int,
-    stdout: int,
-    stderr: int,
+    stdin: int | None,
+    stdout: int | None,
+    stderr: int | None,
     prepare: Callable[[], None],
 ) -> subprocess.Popen[bytes]:
     try:

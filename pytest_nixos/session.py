@@ -15,7 +15,7 @@ import pytest
 from pytest_nixos import plan as planning
 from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.execution import Surroundings, remove_session, run_check
+from pytest_nixos.execution import Surroundings, interact, remove_session, run_check
 from pytest_nixos.keeping import needs_commit, open_keeper, places, take_secrets
 from pytest_nixos.model import Check, Closure, Kind, Plan, Prebuilt, RunResult
 from pytest_nixos.nix import closure_info
@@ -236,6 +236,17 @@ class Owner(Session):
         with contextlib.suppress(PytestNixosError):  # each item that needs it fails with this error
             if self.prebuilt.drivers:
                 self.progress.line(reporting.prebuilt_line(self.prebuilt))
+
+    def interact(self, check: Check) -> int:
+        """Build the check's driver alone, verified or not, and give it the terminal; its exit status.
+
+        Raises PytestNixosError.
+        """
+        for warning in planning.restore(self.nix, self._request(), self.plan, [check]):
+            self.progress.warning(warning)
+        prebuilt = prebuild(self._workshop(), [check])
+        self.progress.line(reporting.prebuilt_line(prebuilt))
+        return interact(check, prebuilt, self._surroundings(check))
 
     @property
     def accelerator(self) -> str:

@@ -18,6 +18,7 @@ from pytest_nixos.model import Subtest
 from pytest_nixos.vm import junit, report
 from pytest_nixos.vm.driver import Driver
 from pytest_nixos.vm.errors import ConfigError, GlobalTimeout
+from pytest_nixos.vm.evidence import collect
 from pytest_nixos.vm.guest import tail
 from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT, DriverSpec, machine_specs, parse_config
 
@@ -138,6 +139,8 @@ def _run(driver: Driver, args: argparse.Namespace) -> int:
                 _ignore_signals()  # they must not disturb the end
                 problem = _explain(error, driver)
                 status = _status(error)
+                if problem and not isinstance(error, Stopped):
+                    collect(driver, error)
                 if status is None:
                     raise
             else:

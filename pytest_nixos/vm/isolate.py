@@ -32,11 +32,14 @@ CANNOT = 125  # the exit status when the kernel refuses a namespace
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def keeper_argv(argv: list[str], *, store: str | None, store_dir: str, network: bool, isolated: bool) -> list[str]:
-    """The command line that runs `argv` under a keeper; see the module."""
+def keeper_argv(
+    argv: list[str], *, store: str | None, store_dir: str, network: bool, isolated: bool, terminal: bool = False
+) -> list[str]:
+    """The command line that runs `argv` under a keeper; see the module. terminal: a person is to talk to it."""
     flags = ["--store", store, "--store-dir", store_dir] if store else []
     flags += ["--network"] if network else []
     flags += [] if isolated else ["--plain"]
+    flags += ["--terminal"] if terminal else []
     return [sys.executable, "-P", "-m", "pytest_nixos.vm.isolate", *flags, "--", *argv]
 
 
@@ -58,12 +61,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--store-dir", default="/nix/store")
     parser.add_argument("--network", action="store_true")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--terminal", action="store_true", help="the program has the terminal, and Ctrl-C is its own")
     parser.add_argument("argv", nargs="+")
     options = parser.parse_args(words)
     proc.die_with_parent(signal.SIGTERM)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if options.plain:
-        return _keep(_start(options.argv), kill_rest=True)
+        return _keep(_start(options.argv, options.terminal), kill_rest=True, terminal=options.terminal)
     try:
         _unshare(options.network)
     except OSError as error:
@@ -72,7 +76,7 @@ def main(words: list[str]) -> int:
     first = os.fork()
     if first == 0:
         os._exit(_first_process(options))
-    return _keep(first, kill_rest=False)
+    return _keep(first, kill_rest=False, terminal=options.terminal)
 
 
 def _unshare(network: bool) -> None:
@@ -97,7 +101,7 @@ def _first_process(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"error: the test's surroundings could not be made: {error.strerror}", file=sys.stderr)
         return CANNOT
-    return _keep(_start(options.argv), kill_rest=False)
+    return _keep(_start(options.argv, options.terminal), kill_rest=False, terminal=options.terminal)
 
 
 def _mounts(store: str | None, store_dir: str) -> None:
@@ -131,13 +135,15 @@ def _call(name: str, *args: object) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _start(argv: list[str]) -> int:
-    """Start the program in a session of its own and return its process id."""
+def _start(argv: list[str], terminal: bool) -> int:
+    """Start the program and return its process id; in a session of its own, unless it has the terminal."""
     child = os.fork()
     if child:
         return child
     try:
-        os.setsid()
+        if not terminal:
+            os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Python ignores SIGPIPE, and a program started from it would inherit that: `yes | head` would never end.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -152,7 +158,7 @@ def _program_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def _keep(child: int, *, kill_rest: bool) -> int:
+def _keep(child: int, *, kill_rest: bool, terminal: bool) -> int:
     """Hand signals on to `child`, reap, and return the child's status; after the grace time it is killed."""
 
     told: list[int] = []
@@ -168,7 +174,8 @@ def _keep(child: int, *, kill_rest: bool) -> int:
             os.kill(child, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, hand_on)
-    signal.signal(signal.SIGINT, hand_on)
+    # The terminal sends Ctrl-C to the program itself, which may want to go on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if terminal else hand_on)
     signal.signal(signal.SIGHUP, hand_on)
     signal.signal(signal.SIGALRM, kill)
     status = _reap_until(child)

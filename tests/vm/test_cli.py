@@ -183,3 +183,28 @@ def wait_for(driver: "subprocess.Popen[str]", line: str) -> None:
         if text.rstrip() == line:
             return
     pytest.fail(f"the driver ended before it printed {line!r}")
+
+
+def test_a_failure_leaves_the_journal_and_asks_no_shell_that_hangs(start: Start, tmp_path: Path) -> None:
+    """The guest of these tests is a bash of the host, whose journal this stands in for."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in {"journalctl": "echo words of the journal", "test": "exit 0"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    failed = start("web.succeed('enable -n test; exit 7')", PATH=path, BASH_ENV=str(_without_builtin(tmp_path)))
+    assert failed.wait(60) == 1
+    assert (tmp_path / "out" / "web.journal.log").read_text() == "words of the journal\n"
+    (tmp_path / "out" / "web.journal.log").unlink()
+    began = time.monotonic()
+    hung = start("web.connect(); raise driver.machines[0]._late('waiting', 1)", PATH=path)
+    assert hung.wait(60) == 1
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "out" / "web.journal.log").exists()
+
+
+def _without_builtin(folder: Path) -> Path:
+    """A file that makes bash take `test` from PATH: these machines need not run systemd."""
+    (folder / "bash_env").write_text("enable -n test\n")
+    return folder / "bash_env"

@@ -1,0 +1,69 @@
+"""`--nixos-interactive`: a person at a terminal of its own talks to a check's driver."""
+
+import os
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.conftest import SmallFlake
+from tests.leftovers import assert_none_left
+from tests.plugin.test_checks import records, run
+
+pytestmark = pytest.mark.nix
+
+# A driver that is a shell instead of a Python with machines.
+PROMPT = """
+a = vm "a" "echo args: $@; echo kept > note; while read -r line; do echo \\"got $line\\"; done; exit 3";
+b = plain "b" "true";
+"""
+
+
+def open_prompt(pytester: pytest.Pytester, *args: str) -> "pexpect.spawn[str]":
+    argv = ["-m", "pytest", "--nixos-flake", "flake", "--nixos-interactive", *args]
+    return pexpect.spawn(
+        sys.executable, argv, cwd=str(pytester.path), env=dict(os.environ), encoding="utf-8", timeout=60
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "flake/flake.nix::a"])
+def test_a_person_talks_to_the_driver(pytester: pytest.Pytester, small_flake: SmallFlake, name: str) -> None:
+    small_flake.write(PROMPT)
+    prompt = open_prompt(pytester, name)
+    prompt.expect_exact("args: --interactive")
+    prompt.sendline("hello")
+    prompt.expect_exact("got hello")
+    prompt.sendeof()
+    prompt.expect(pexpect.EOF)
+    prompt.close()
+    assert prompt.exitstatus == 3
+    assert records(pytester) == []
+    [note] = Path(pytester.path, "cache/pytest-nixos/artifacts").glob("*/a-*/note")
+    assert note.read_text() == "kept\n"
+    assert_none_left(pytester.path)
+
+
+def test_ctrl_c_is_the_drivers_own(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
+    small_flake.write(PROMPT.replace("echo kept", "trap 'echo never mind' INT; echo kept"))
+    prompt = open_prompt(pytester, "a")
+    prompt.expect_exact("args: --interactive")
+    prompt.sendintr()
+    prompt.sendline("still here")
+    prompt.expect_exact("got still here")
+    prompt.sendeof()
+    prompt.expect(pexpect.EOF)
+    prompt.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("zebra", "there is no check 'zebra'*"), ("b", "b has no test driver"), ("bad", "bad does not evaluate: *")],
+)
+def test_what_has_no_machines_is_one_sentence(
+    pytester: pytest.Pytester, small_flake: SmallFlake, name: str, words: str
+) -> None:
+    small_flake.write(PROMPT + 'bad = throw "not yet";')
+    result = run(pytester, "--nixos-interactive", name)
+    result.stderr.fnmatch_lines([f"ERROR: {words}"])
+    assert "Traceback" not in result.stderr.str()
