@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from pytest_nixos.model import Plan, Prebuilt
     from pytest_nixos.session import Session
+    from pytest_nixos.vm.driver import Driver
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,13 @@ def nixos_plan(nixos_session: "Session") -> "Plan":
 def nixos_prebuilt(nixos_session: "Session") -> "Prebuilt":
     """The built drivers of the selected checks, and the session's store that holds their closure."""
     return nixos_session.prebuilt
+
+
+@pytest.fixture(scope="session")
+def nixos_boot(
+    nixos_session: "Session", tmp_path_factory: pytest.TempPathFactory
+) -> "Callable[[str], AbstractContextManager[Driver]]":
+    """`with nixos_boot("web") as driver:` has the machines of the check `web`, to be used in fixtures of any scope."""
+    from pytest_nixos.machines import boot  # a session that boots nothing need not load the driver
+
+    return lambda name: boot(nixos_session, name, tmp_path_factory.mktemp(name))

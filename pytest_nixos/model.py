@@ -239,6 +239,14 @@ class Prebuilt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bootable:
+    """A check's driver, built on the host's store or failed, and what its machines can use, `kvm` or `tcg`."""
+
+    driver: Built | BuildFailed
+    accelerator: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subtest:
     """A subtest that has ended, in `seconds`; error is "" when it has passed."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_nixos.model import Built, Check, Closure, Prebuilt
+from pytest_nixos.model import Bootable, Built, Check, Closure, Prebuilt
 from pytest_nixos.nix import build, store
 from pytest_nixos.nix.command import Nix
 from pytest_nixos.vm import accelerator, isolate
@@ -56,6 +56,17 @@ def prebuild(shop: Workshop, checks: Sequence[Check]) -> Prebuilt:
         build_seconds=built_at - started,
         copy_seconds=time.monotonic() - built_at,
     )
+
+
+def bootable(shop: Workshop, check: Check) -> Bootable:
+    """Build one check's driver, to be used on the host's store."""
+    assert check.driver is not None
+    result = build.realise(
+        shop.nix, [check.driver], shop.folder / "gcroots" / Path(check.driver.drv_path).name, shop.progress
+    )
+    driver = result[check.driver.drv_path]
+    outs = [driver.out_path] if isinstance(driver, Built) else []
+    return Bootable(driver=driver, accelerator=_accelerator(shop, shop.closure(outs)))
 
 
 def _session_store(shop: Workshop, wanted: Closure) -> str:

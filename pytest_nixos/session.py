@@ -15,9 +15,9 @@ import pytest
 from pytest_nixos import plan as planning
 from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.execution import Surroundings, interact, remove_session, run_check
+from pytest_nixos.execution import Surroundings, artifact_name, interact, remove_session, run_check
 from pytest_nixos.keeping import needs_commit, open_keeper, places, take_secrets
-from pytest_nixos.model import Check, Closure, Kind, Plan, Prebuilt, RunResult
+from pytest_nixos.model import Bootable, Check, Closure, Kind, Plan, Prebuilt, RunResult
 from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.checks import Evaluator
@@ -25,7 +25,7 @@ from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.nix.store import remove_tree
 from pytest_nixos.nix.unread import Unread
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
-from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, prebuild
+from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, bootable, prebuild
 from pytest_nixos.progress import Progress
 from pytest_nixos.recorder import Recorder, subject_text
 from pytest_nixos.records.keeper import Keeper, Opened
@@ -92,6 +92,10 @@ class Session:
         # A check that is built needs no store of its own, and runs where there was no room for one.
         prebuilt = self.prebuilt if self._drives(check) else NOTHING_PREBUILT
         return run_check(check, prebuilt, self._surroundings(check))
+
+    def bootable(self, check: Check) -> Bootable:
+        """The check's driver for machines that are booted in this process, built by the first process that asks."""
+        return self.run_dir.once(f"bootable-{artifact_name(check)}", lambda: bootable(self._workshop(), check))
 
     def subject(self, check: Check) -> str:
         """What a run of the check is a run of: its derivation, and the driver if one runs it."""

@@ -79,6 +79,14 @@ def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) 
     assert results(built) == {"web": "PASSED"}
 
 
+def test_tests_in_python(pytester: pytest.Pytester, tree: Path, debian: Path) -> None:
+    """The example's own, in two processes that share a build, and each boots its machine; nothing is left."""
+    args = ("-o", f"nixos_flake={tree / 'example_flake'}", str(tree / "example_flake" / "tests"), "-n2")
+    override = ("--nixos-override-input", "debian", f"path:{debian}")
+    result = pytester.runpytest_subprocess(*args, *override, timeout=170)
+    result.assert_outcomes(passed=4)
+
+
 def test_every_failure_is_one_items_own(pytester: pytest.Pytester, tree: Path, debian: Path) -> None:
     """Each check ends as it must, says why, and what a guest prints is no command to anybody."""
     result = run(pytester, tree / "tests" / "flakes" / "failing", debian, "-n2", "--nixos-artifacts", "kept")

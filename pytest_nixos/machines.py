@@ -1,0 +1,49 @@
+"""The machines of a check in a test that is written in Python: built once a session, booted in this process."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_nixos.errors import CheckFailed
+from pytest_nixos.model import Built, Check, EvalFailed
+from pytest_nixos.session import Session
+from pytest_nixos.vm import wrapper
+from pytest_nixos.vm.driver import Driver
+from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT
+
+
+@contextmanager
+def boot(role: Session, name: str, out_dir: Path) -> Iterator[Driver]:
+    """A driver with the machines of the check of that name; they are stopped when the block is left.
+
+    Consoles and screenshots go to out_dir. Raises CheckFailed when there are no such machines to be had.
+    """
+    check = _named(role, name)
+    built = role.bootable(check)
+    if not isinstance(built.driver, Built):
+        raise CheckFailed(f"the test driver of {name} does not build:\n{built.driver.log_tail}")
+    wrapped = wrapper.read(Path(built.driver.out_path, "bin", "nixos-test-driver"), os.environ)
+    env = {
+        **wrapped.env,
+        "QEMU_OPTS": f"-machine accel={built.accelerator} {os.environ.get('QEMU_OPTS', '')}".strip(),
+        # The guests stay among themselves, as in a check; ports that lead into them work all the same.
+        **({} if role.options.network else {"QEMU_NET_OPTS": "restrict=on"}),
+    }
+    # Its script is not run, so its limit means nothing: a fixture may live as long as the session.
+    spec = replace(wrapped.spec, global_timeout=DEFAULT_GLOBAL_TIMEOUT)
+    with Driver(spec, out_dir=out_dir, env=env) as driver:
+        yield driver
+
+
+def _named(role: Session, name: str) -> Check:
+    planned = (planned.check for flake in role.plan.flakes for planned in flake.checks)
+    check = next((check for check in planned if check.attr == name), None)
+    if check is None:
+        raise CheckFailed(f"there is no check {name!r} in {', '.join(flake.ref for flake in role.plan.flakes)}")
+    if isinstance(check, EvalFailed):
+        raise CheckFailed(f"{name} does not evaluate: {check.message}")
+    if check.driver is None:
+        raise CheckFailed(f"{name} has no test driver, and so no machines")
+    return check
