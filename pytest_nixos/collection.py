@@ -9,7 +9,7 @@ import pytest
 from pytest_nixos import reporting
 from pytest_nixos.errors import CheckFailed, PytestNixosError
 from pytest_nixos.execution import raise_failure
-from pytest_nixos.model import Check, EvalFailed, FlakePlan, PlannedCheck
+from pytest_nixos.model import Check, EvalFailed, FlakePlan, PlannedCheck, RunResult
 from pytest_nixos.nix.attrs import item_name
 from pytest_nixos.recorder import PROOF, RAN, SECONDS
 from pytest_nixos.session import Session
@@ -71,7 +71,7 @@ class CheckItem(pytest.Item):
         ran = (RAN, self.role.subject(check))
         self.user_properties.append(ran)
         try:
-            result = self.role.run(check)
+            result = self._run(check)
         except PytestNixosError:
             self.user_properties.remove(ran)  # it was not run, for want of space for instance
             raise
@@ -86,6 +86,13 @@ class CheckItem(pytest.Item):
         # Only now: whatever others make of the report, a failure carries no proof. Nor does a second try.
         if not again and self.role.is_proof(check):
             self.user_properties.append((PROOF, self.role.subject(check)))
+
+    def _run(self, check: Check) -> RunResult:
+        if not self.role.is_native(check):
+            return self.role.run(check)
+        from pytest_nixos import native  # the other modes need no driver in this process
+
+        return native.run(self.role, check)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A user's failure, a full disk included, as a sentence; a fault of ours with its traceback."""

@@ -11,7 +11,7 @@ from pytest_nixos.model import Built, Check, EvalFailed
 from pytest_nixos.session import Session
 from pytest_nixos.vm import wrapper
 from pytest_nixos.vm.driver import Driver
-from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT
+from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT, DriverSpec
 
 
 @contextmanager
@@ -20,10 +20,17 @@ def boot(role: Session, name: str, out_dir: Path) -> Iterator[Driver]:
 
     Consoles and screenshots go to out_dir. Raises CheckFailed when there are no such machines to be had.
     """
-    check = _named(role, name)
+    spec, env = machines_of(role, _named(role, name))
+    # Its script is not run, so its limit means nothing: a fixture may live as long as the session.
+    with Driver(replace(spec, global_timeout=DEFAULT_GLOBAL_TIMEOUT), out_dir=out_dir, env=env) as driver:
+        yield driver
+
+
+def machines_of(role: Session, check: Check) -> tuple[DriverSpec, dict[str, str]]:
+    """What a check's driver is for, and the environment for its machines. Raises CheckFailed, ConfigError."""
     built = role.bootable(check)
     if not isinstance(built.driver, Built):
-        raise CheckFailed(f"the test driver of {name} does not build:\n{built.driver.log_tail}")
+        raise CheckFailed(f"the test driver of {check.attr} does not build:\n{built.driver.log_tail}")
     wrapped = wrapper.read(Path(built.driver.out_path, "bin", "nixos-test-driver"), os.environ)
     env = {
         **wrapped.env,
@@ -31,10 +38,7 @@ def boot(role: Session, name: str, out_dir: Path) -> Iterator[Driver]:
         # The guests stay among themselves, as in a check; ports that lead into them work all the same.
         **({} if role.options.network else {"QEMU_NET_OPTS": "restrict=on"}),
     }
-    # Its script is not run, so its limit means nothing: a fixture may live as long as the session.
-    spec = replace(wrapped.spec, global_timeout=DEFAULT_GLOBAL_TIMEOUT)
-    with Driver(spec, out_dir=out_dir, env=env) as driver:
-        yield driver
+    return wrapped.spec, env
 
 
 def _named(role: Session, name: str) -> Check:

@@ -65,8 +65,8 @@ class Check:
     def driven_by(self, mode: str) -> str | None:
         """What runs the check: its driver's derivation path, or None where it is built.
 
-        mode is the user's wish, `auto`, `driver` or `build`; a check without a driver is always built. It is the
-        derivation, since that is what is realised; where its output lies is only what the flake says.
+        mode is the user's wish, `auto`, `driver`, `native` or `build`; a check without a driver is always built. It is
+        the derivation, since that is what is realised; where its output lies is only what the flake says.
         """
         return None if self.driver is None or mode == "build" else self.driver.drv_path
 

@@ -34,6 +34,7 @@ class Options:
     max_age: float | None
     timeout: float | None
     mode: str
+    keep_going: bool
     network: bool
     accelerator: str
     records: tuple[str, ...]
@@ -82,6 +83,7 @@ class Options:
             max_age=seconds(age) if age else None,
             timeout=seconds(timeout) if timeout else None,
             mode=given.nixos_mode,
+            keep_going=given.nixos_keep_going,
             network=given.nixos_network,
             accelerator=given.nixos_accel,
             records=tuple(given.nixos_records or config.getini("nixos_records")),
@@ -195,10 +197,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add(
         "--nixos-mode",
-        choices=("auto", "driver", "build"),
+        choices=("auto", "driver", "build", "native"),
         default="auto",
-        help="driver: run VM checks by their test driver (auto does so); build: in the Nix sandbox",
+        help="driver: run VM checks by their test driver (auto does so); build: in the Nix sandbox; "
+        "native: by our own driver in this process, with nothing recorded",
     )
+    add("--nixos-keep-going", action="store_true", help="natively: go on behind a subtest that has failed")
     add("--nixos-network", action="store_true", help="let tests reach the network; such runs are not recorded")
     add(
         "--nixos-accel",

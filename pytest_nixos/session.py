@@ -70,7 +70,7 @@ class Session:
     def prebuilt(self) -> Prebuilt:
         """The drivers of all that is selected and not verified, and the store they run on."""
         return self.run_dir.once(
-            "prebuilt", lambda: prebuild(self._workshop(), list(filter(self._drives, self.selected)))
+            "prebuilt", lambda: prebuild(self._workshop(), list(filter(self._needs_store, self.selected)))
         )
 
     @property
@@ -103,7 +103,7 @@ class Session:
 
     def is_proof(self, check: Check) -> bool:
         """Whether a pass of the check proves it: not one that opts out, nor one that could have used the network."""
-        pure = check.recorded and not self.options.network
+        pure = check.recorded and not self.options.network and not self.is_native(check)
         return pure and (not self._drives(check) or self.prebuilt.isolated)
 
     def flags(self, check: Check) -> tuple[str, ...]:
@@ -147,8 +147,19 @@ class Session:
             keeper=None,
         )
 
+    def is_native(self, check: Check) -> bool:
+        """Whether our own driver runs the check's script, in this process."""
+        return self.options.mode == "native" and check.driver is not None
+
+    def limit(self, check: Check) -> float:
+        """How long the check may take, in seconds."""
+        return _own_limit(check) if self.options.timeout is None else self.options.timeout
+
     def _drives(self, check: Check) -> bool:
         return check.driven_by(self.options.mode) is not None
+
+    def _needs_store(self, check: Check) -> bool:
+        return self._drives(check) and not self.is_native(check)
 
     def _workshop(self) -> Workshop:
         return Workshop(
@@ -172,7 +183,7 @@ class Session:
             nix=self.nix,
             folder=self.run_dir.path,
             artifacts=self.artifacts,
-            timeout=_own_limit(check) if options.timeout is None else options.timeout,
+            timeout=self.limit(check),
             mode=options.mode,
             network=options.network,
             keep_artifacts=options.artifacts is not None,

@@ -78,6 +78,10 @@ def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) 
     built = run(pytester, flake, debian, "--nixos-mode", "build", "--nixos-rerun-verified", "-k", "web")
     assert results(built) == {"web": "PASSED"}
 
+    native = run(pytester, flake, debian, "--nixos-mode", "native", "--nixos-rerun-verified", "-k", "web")
+    assert results(native) == {"web": "PASSED"}
+    native.stdout.fnmatch_lines_random(["*SUBPASSED?the page is served?*"])
+
 
 def test_tests_in_python(pytester: pytest.Pytester, tree: Path, debian: Path) -> None:
     """The example's own, in two processes that share a build, and each boots its machine; nothing is left."""

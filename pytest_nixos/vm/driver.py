@@ -13,7 +13,7 @@ from typing import Any, Self
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.model import Subtest
 from pytest_nixos.vm.debug import Debug
-from pytest_nixos.vm.errors import MachineTimeout
+from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineTimeout, SubtestsFailed
 from pytest_nixos.vm.guest import DEFAULT_SECONDS
 from pytest_nixos.vm.log import Log
 from pytest_nixos.vm.machine import Machine
@@ -38,10 +38,12 @@ class Driver:
         log: Log | None = None,
         env: Mapping[str, str] = os.environ,
         debug: bool = False,
+        keep_going: bool = False,
     ) -> None:
         """The spec's global timeout runs from here. keep_state leaves the disks for the next run.
 
-        debug: whether a script's breakpoints stop, for somebody at a terminal.
+        debug: whether a script's breakpoints stop, for somebody at a terminal. keep_going: whether the script goes on
+        behind a subtest that has failed; the test fails all the same.
         """
         self.spec, self.log, self.out_dir = spec, log or Log(), out_dir
         self.deadline = Deadline(spec.global_timeout)
@@ -49,7 +51,7 @@ class Driver:
         self.vlans: list[VLan] = []
         self.machines: list[Machine] = []
         self.polling_conditions: list[PollingCondition] = []  # those that must hold now
-        self._env, self._keep, self._debug = env, keep_state, debug
+        self._env, self._keep, self._debug, self._keep_going = env, keep_state, debug, keep_going
         self._dirs: RunDirs | None = None
 
     def __enter__(self) -> Self:
@@ -96,7 +98,7 @@ class Driver:
 
     @contextmanager
     def subtest(self, name: str) -> Iterator[None]:
-        """Group steps under a name; an error ends the whole test, and is said to be this subtest's."""
+        """Group steps under a name; an error ends the whole test, unless that is to go on, and is this subtest's."""
         began, failed = time.monotonic(), ""
         try:
             with self.log.nested(f"subtest: {name}"):
@@ -104,7 +106,9 @@ class Driver:
         except Exception as error:
             failed = str(error) or type(error).__name__
             self.log.error(f'Test "{name}" failed with error: "{failed.splitlines()[0]}"')
-            raise
+            # A test that has no time left, or a machine less, has nothing to go on with.
+            if not self._keep_going or isinstance(error, GlobalTimeout | MachineDied):
+                raise
         finally:
             self.subtests.append(Subtest(name=name, seconds=time.monotonic() - began, error=failed))
 
@@ -160,8 +164,14 @@ class Driver:
             exec(compile(path.read_text(), str(path), "exec"), self.test_symbols())
 
     def run_tests(self) -> None:
-        """Run the test script, and let the guests write their disks when these are kept."""
+        """Run the test script, and let the guests write their disks when these are kept.
+
+        Raises SubtestsFailed when it has gone on behind subtests that have failed.
+        """
         self.test_script()
+        failed = [step.name for step in self.subtests if step.error]
+        if failed and self._keep_going:
+            raise SubtestsFailed(f"{len(failed)} of {len(self.subtests)} subtests have failed: {', '.join(failed)}")
         for machine in self.machines:
             if self._keep and machine.is_up():
                 machine.execute("sync")

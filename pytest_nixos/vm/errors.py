@@ -33,5 +33,9 @@ class GlobalTimeout(MachineError):
     """The time for the whole test is over."""
 
 
+class SubtestsFailed(PytestNixosError):
+    """A test script went on to its end, and some of its subtests have failed."""
+
+
 class ConfigError(PytestNixosError):
     """The driver was started with arguments that make no test."""

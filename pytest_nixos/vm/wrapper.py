@@ -44,6 +44,8 @@ def read(program: Path, env: Mapping[str, str]) -> Wrapped:
 
 
 def _options(argv: list[bytes]) -> list[str]:
-    """What follows the program in `exec [-a NAME] PROGRAM OPTION…`."""
+    """What follows the program in `exec [-a NAME] PROGRAM OPTION…`, or in `exec PYTHON … -m MODULE OPTION…`."""
     words = [word.decode(errors="surrogateescape") for word in argv]
+    if "-m" in words:
+        return words[words.index("-m") + 2 :]
     return words[3:] if words[:1] == ["-a"] else words[1:]

@@ -50,6 +50,13 @@ def test_the_newer_form_names_a_file(tmp_path: Path) -> None:
     assert (spec.vlans, spec.global_timeout) == ((3,), 60)
 
 
+def test_our_own_form_is_a_module_of_python(tmp_path: Path) -> None:
+    text = "#!/bin/bash\nexport startScripts=/s/run-web-vm testScript=/bin/sh\nexec python3 -P -s -m some.driver -K\n"
+    spec = read(wrapper(tmp_path, text), ENV).spec
+    assert [machine.name for machine in spec.machines] == ["web"]
+    assert spec.script == "/bin/sh"
+
+
 @pytest.mark.parametrize(
     "text",
     [

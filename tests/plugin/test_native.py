@@ -1,0 +1,107 @@
+"""`--nixos-mode native`: a check's test script in pytest's process, on machines without a VM."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SmallFlake
+from tests.leftovers import assert_none_left
+from tests.plugin.test_checks import outcomes, records, run
+
+pytestmark = pytest.mark.nix
+FAKE = Path(__file__).parents[1] / "vm" / "run-fake-vm"
+
+# A driver as makeWrapper makes it; nothing but its variables counts, since another driver takes the test over.
+CHECK = """
+%s = vm "%s" "" // { driver = sh "nixos-test-driver-%s" ''
+  busybox mkdir -p $out/bin; exec > $out/bin/nixos-test-driver
+  echo '#!/bin/sh'
+  echo 'export startScripts="%s" testScript="%s" globalTimeout=60'
+  echo 'exec -a "$0" /nonexistent/driver "$@"'
+  busybox chmod +x $out/bin/nixos-test-driver
+''; };
+"""
+
+
+class Checks:
+    """A flake whose checks run these scripts on a machine `web`."""
+
+    def __init__(self, flake: SmallFlake, folder: Path) -> None:
+        self._flake, self._folder, self._checks = flake, folder, ""
+        shutil.copy(FAKE, folder / "run-web-vm")
+
+    def add(self, name: str, script: str) -> Path:
+        file = self._folder / f"{name}-script"
+        file.write_text(script)
+        self._checks += CHECK % (name, name, name, self._folder / "run-web-vm", file)
+        self._flake.write(self._checks)
+        return file
+
+
+@pytest.fixture
+def checks(pytester: pytest.Pytester, small_flake: SmallFlake) -> Checks:
+    return Checks(small_flake, pytester.path)
+
+
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n2",), marks=pytest.mark.xdist)])
+def test_scripts_run_and_their_subtests_are_results(
+    pytester: pytest.Pytester, checks: Checks, workers: tuple[str, ...]
+) -> None:
+    checks.add("good", 'with subtest("greets"):\n    assert web.succeed("echo hi") == "hi\\n"\n')
+    bad = checks.add(
+        "bad", 'web.succeed("true")\nwith subtest("breaks"):\n    web.succeed("echo why; exit 7")\nprint(1)\n'
+    )
+    result = run(pytester, "--nixos-mode=native", "-v", *workers)
+    text = result.stdout.str()
+    assert "SUBPASSED[greets]" in text
+    assert "SUBFAILED[breaks]" in text
+    assert "error: web: command `echo why; exit 7` failed (exit status 7)" in text
+    assert f'{bad}, line 3: web.succeed("echo why; exit 7")' in text
+    assert "| why" in text
+    result.stdout.fnmatch_lines(["*2 failed, 1 passed, 1 subtests passed*"])
+    assert_none_left(pytester.path)
+
+
+def test_nothing_is_recorded_but_failures(pytester: pytest.Pytester, checks: Checks) -> None:
+    checks.add("good", "web.start()")
+    for _ in range(2):
+        assert outcomes(run(pytester, "--nixos-mode=native")) == {"passed": 1}
+    assert records(pytester) == []
+
+
+def test_it_can_go_on_behind_a_failed_subtest(pytester: pytest.Pytester, checks: Checks) -> None:
+    steps = "".join(f'with subtest("step {n}"):\n    assert {n} != 1\n' for n in range(3))
+    checks.add("steps", steps)
+    stops = run(pytester, "--nixos-mode=native", "-v").stdout.str()
+    assert "step 1" in stops
+    assert "step 2" not in stops
+    goes_on = run(pytester, "--nixos-mode=native", "--nixos-keep-going", "-v")
+    text = goes_on.stdout.str()
+    assert "SUBFAILED[step 1]" in text
+    assert "SUBPASSED[step 2]" in text
+    assert "1 of 3 subtests have failed: step 1" in text
+    assert goes_on.ret == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("import sys; sys.exit(3)", "error: SystemExit: 3"),
+        ("1 +", "error: SyntaxError: *"),
+        ("raise OSError('no such luck')", "error: OSError: no such luck"),
+        ("web.succeed('sleep 60', timeout=1)", "error: web: command `sleep 60` did not end within 1 s"),
+        ("web.succeed('kill -9 $FAKE_PID; sleep 9')", "error: web: QEMU ended with signal 9 while command *"),
+    ],
+)
+def test_every_end_of_a_script_is_a_result(pytester: pytest.Pytester, checks: Checks, script: str, words: str) -> None:
+    checks.add("ends", script)
+    result = run(pytester, "--nixos-mode=native")
+    assert outcomes(result) == {"failed": 1}
+    result.stdout.fnmatch_lines([words])
+    assert_none_left(pytester.path)
+
+
+def test_a_script_that_ends_itself_well_has_passed(pytester: pytest.Pytester, checks: Checks) -> None:
+    checks.add("ends", "import sys; sys.exit(0)")
+    assert outcomes(run(pytester, "--nixos-mode=native")) == {"passed": 1}
