@@ -11,7 +11,7 @@ from pytest_nixos.session import Owner
 
 
 def open_prompt(owner: Owner, items: Sequence[CheckItem], config: pytest.Config) -> int:
-    """Build the driver of the check that is asked for and give it the terminal; the driver's exit status.
+    """Build the driver of the check that is asked for and give it the terminal; pytest's exit status.
 
     Raises PytestNixosError when there is no such check, or no driver to be had of it.
     """
@@ -20,7 +20,8 @@ def open_prompt(owner: Owner, items: Sequence[CheckItem], config: pytest.Config)
     if capture:
         capture.suspend(in_=True)
     try:
-        return owner.interact(check)
+        # Numbers above 1 would mean other things to pytest.
+        return pytest.ExitCode.TESTS_FAILED if owner.interact(check) else pytest.ExitCode.OK
     finally:
         if capture:
             capture.resume()

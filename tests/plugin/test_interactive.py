@@ -13,11 +13,25 @@ from tests.plugin.test_checks import records, run
 
 pytestmark = pytest.mark.nix
 
-# A driver that is a shell instead of a Python with machines.
+# A driver that is a prompt of another kind.
 PROMPT = """
-a = vm "a" "echo args: $@; echo kept > note; while read -r line; do echo \\"got $line\\"; done; exit 3";
-b = plain "b" "true";
+import sys
+print("args:", *sys.argv[1:], flush=True)
+open("note", "w").write("kept")
+while True:
+    try:
+        print("got", input())
+    except KeyboardInterrupt:
+        print("never mind")
+    except EOFError:
+        sys.exit(3)
 """
+
+
+def write(flake: SmallFlake, more: str = "") -> None:
+    driver = flake.folder.parent / "prompt.py"
+    driver.write_text(PROMPT)
+    flake.write(f'a = vm "a" "exec {sys.executable} {driver} $@"; b = plain "b" "true"; {more}')
 
 
 def open_prompt(pytester: pytest.Pytester, *args: str) -> "pexpect.spawn[str]":
@@ -29,7 +43,7 @@ def open_prompt(pytester: pytest.Pytester, *args: str) -> "pexpect.spawn[str]":
 
 @pytest.mark.parametrize("name", ["a", "flake/flake.nix::a"])
 def test_a_person_talks_to_the_driver(pytester: pytest.Pytester, small_flake: SmallFlake, name: str) -> None:
-    small_flake.write(PROMPT)
+    write(small_flake)
     prompt = open_prompt(pytester, name)
     prompt.expect_exact("args: --interactive")
     prompt.sendline("hello")
@@ -37,18 +51,19 @@ def test_a_person_talks_to_the_driver(pytester: pytest.Pytester, small_flake: Sm
     prompt.sendeof()
     prompt.expect(pexpect.EOF)
     prompt.close()
-    assert prompt.exitstatus == 3
+    assert prompt.exitstatus == 1
     assert records(pytester) == []
     [note] = Path(pytester.path, "cache/pytest-nixos/artifacts").glob("*/a-*/note")
-    assert note.read_text() == "kept\n"
+    assert note.read_text() == "kept"
     assert_none_left(pytester.path)
 
 
 def test_ctrl_c_is_the_drivers_own(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
-    small_flake.write(PROMPT.replace("echo kept", "trap 'echo never mind' INT; echo kept"))
+    write(small_flake)
     prompt = open_prompt(pytester, "a")
     prompt.expect_exact("args: --interactive")
     prompt.sendintr()
+    prompt.expect_exact("never mind")
     prompt.sendline("still here")
     prompt.expect_exact("got still here")
     prompt.sendeof()
@@ -63,7 +78,7 @@ def test_ctrl_c_is_the_drivers_own(pytester: pytest.Pytester, small_flake: Small
 def test_what_has_no_machines_is_one_sentence(
     pytester: pytest.Pytester, small_flake: SmallFlake, name: str, words: str
 ) -> None:
-    small_flake.write(PROMPT + 'bad = throw "not yet";')
+    write(small_flake, 'bad = throw "not yet";')
     result = run(pytester, "--nixos-interactive", name)
     result.stderr.fnmatch_lines([f"ERROR: {words}"])
     assert "Traceback" not in result.stderr.str()
