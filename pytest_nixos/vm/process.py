@@ -89,6 +89,11 @@ class Process:
             os.killpg(self.pid, number)
 
 
+def describe(status: int) -> str:
+    """An exit status in words; negative is a signal."""
+    return f"exit status {status}" if status >= 0 else f"signal {-status}"
+
+
 def _die_with(parent: int) -> Callable[[], None]:
     """What runs between fork and exec: be killed when the parent dies, and at once if it is dead already."""
 

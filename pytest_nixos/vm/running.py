@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout, panic_in
 from pytest_nixos.vm.log import Log
-from pytest_nixos.vm.process import Process
+from pytest_nixos.vm.process import Process, describe
 from pytest_nixos.vm.qemu import MachineDirs
 from pytest_nixos.vm.qmp import Qmp
 from pytest_nixos.vm.shell import Shell
@@ -57,7 +57,7 @@ class Running:
         try:
             self.qmp.command("quit")
         except (StreamClosed, StreamTimeout):
-            self.process.terminate()
+            self.process.stop()
 
     def how_it_ended(self) -> str:
         """What went wrong, in words; "" when nothing is known."""
@@ -78,8 +78,3 @@ class Running:
         """End what waits for the machine."""
         self.gone.set()
         self.shell.interrupt()
-
-
-def describe(status: int) -> str:
-    """An exit status in words; negative is a signal."""
-    return f"exit status {status}" if status >= 0 else f"signal {-status}"

@@ -37,10 +37,13 @@ def frame(command: str, token: str, timeout: float | None) -> bytes:
     """The line that runs a command with bash's strict options; timeout in seconds."""
     limit = "" if timeout is None else f"timeout {max(1, math.ceil(timeout))} "
     strict = shlex.quote(f"set -euo pipefail; {command}")
-    # No stdin: it would be the shell's own, and a command that reads would swallow the next one.
-    run = f"{limit}bash -c {strict} </dev/null | base64 -w {LINE_BYTES}; echo {token}=${{PIPESTATUS[0]}}"
-    # Bash reads `$(...)` in blocks, but pipes byte by byte: a `while read` would take minutes for megabytes.
-    return f'echo {token}; for l in $({run}); do echo "$l"; [ ${{#l}} -lt {LINE_BYTES} ] || read -r l; done\n'.encode()
+    # No stdin: it would be the shell's own, and a command that reads would swallow the next one. And a subshell
+    # that waits is its parent: `kill $PPID` ends that, not the shell.
+    run = f"({limit}bash -c {strict}; exit) </dev/null 3<&-"
+    # Bash reads from pipes byte by byte, but for `read -N`, which asks for what it still lacks.
+    confirmed = f'while read -rN {LINE_BYTES + 1} l; do printf %s "$l"; read -r l <&3; done; printf %s "$l"'
+    answer = f"{run} | base64 -w {LINE_BYTES} | {{ {confirmed}; }}; echo {token}=${{PIPESTATUS[0]}}"
+    return f"echo {token}; {{ {answer}; }} 3<&0\n".encode()
 
 
 class Shell:
@@ -98,7 +101,7 @@ class Shell:
             _, found, status = line.rpartition(token.encode() + b"=")
             if found and status.isdigit():
                 self._unread = ""
-                return int(status), decode(bytes(output))
+                return int(status), decode(output)
             output += line
             if len(line) >= LINE_BYTES:
                 self.send(b"\n")
@@ -129,12 +132,12 @@ class Shell:
         return self._stream
 
 
-def decode(text: bytes) -> bytes:
+def decode(text: bytes | bytearray) -> bytes:
     """Base64 decoded; what is none as it is, for it is somebody's message then."""
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
-        return text
+        return bytes(text)
 
 
 def answer_deadline(timeout: float | None, outer: Deadline) -> Deadline:

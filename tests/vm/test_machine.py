@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nixos.vm import running, shell
+from pytest_nixos.vm import process, shell
 from pytest_nixos.vm.errors import CommandError, GlobalTimeout, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.machine import Machine
 from tests.vm.conftest import MakeDriver
@@ -243,4 +243,4 @@ def test_what_is_sent_to_the_console_arrives(make_driver: MakeDriver) -> None:
 
 
 def test_signals_are_told_from_statuses() -> None:
-    assert (running.describe(3), running.describe(-9)) == ("exit status 3", "signal 9")
+    assert (process.describe(3), process.describe(-9)) == ("exit status 3", "signal 9")
