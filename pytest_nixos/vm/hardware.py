@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nixos.deadline import Deadline
-from pytest_nixos.vm import qemu
+from pytest_nixos.vm import qemu, qmp
 from pytest_nixos.vm.console import StreamTimeout
 from pytest_nixos.vm.errors import MachineError
 from pytest_nixos.vm.guest import Guest
@@ -44,7 +44,7 @@ class Hardware(Guest):
     def send_monitor_command(self, command: str) -> str:
         """What a command of QEMU's monitor prints."""
         self.run_callbacks()
-        with self._doing(f"monitor command `{command}` was running", None):
+        with self._doing(f"monitor command `{command}` was running", qmp.COMMAND_SECONDS):
             return self._qmp().human(command)
 
     def wait_for_qmp_event(
@@ -104,7 +104,7 @@ class Hardware(Guest):
 
     def _screendump(self, target: Path, format_: str) -> None:
         try:
-            with self._doing("a screenshot", None):
+            with self._doing("a screenshot", qmp.COMMAND_SECONDS):
                 self._qmp().command("screendump", filename=str(target), format=format_)
         except MachineError as error:
             hint = "has the machine a display? (virtualisation.graphics)"

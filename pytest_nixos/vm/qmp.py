@@ -1,5 +1,6 @@
 """QEMU's machine protocol: JSON objects, one a line, over a unix socket."""
 
+import itertools
 import json
 import socket
 import threading
@@ -25,6 +26,7 @@ class Qmp:
         self._socket: socket.socket | None = None
         self._buffer = b""
         self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
         self.events: deque[dict[str, Any]] = deque(maxlen=1000)
 
     def accept(self, check: Callable[[], None], deadline: Deadline) -> None:
@@ -37,9 +39,12 @@ class Qmp:
         """What a command returns. Raises MachineError when QEMU refuses, StreamClosed, StreamTimeout."""
         deadline = Deadline(COMMAND_SECONDS)
         with self._lock:
-            self._send({"execute": name, "arguments": arguments})
+            number = next(self._numbers)
+            self._send({"execute": name, "arguments": arguments, "id": number})
             while True:
                 message = self._message(deadline)
+                if "event" not in message and message.get("id") != number:
+                    continue  # the answer to a command whose caller has given up
                 if "error" in message:
                     raise MachineError(f"QEMU refuses `{name}`: {message['error'].get('desc', message['error'])}")
                 if "return" in message:
@@ -96,7 +101,7 @@ class Qmp:
         self._socket.settimeout(deadline.remaining)
         try:
             data = self._socket.recv(65536)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the latter when no time at all was left
             raise StreamTimeout from None
         except OSError:
             raise StreamClosed from None
