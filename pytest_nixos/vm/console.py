@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from termios import ONLCR, TCSANOW, tcgetattr, tcsetattr
-from typing import cast
+from typing import BinaryIO, cast
 
 from pexpect import EOF, TIMEOUT
 from pexpect.fdpexpect import fdspawn
@@ -130,7 +130,7 @@ class Console:
         self._file = transcript.open("ab", buffering=0)
         self._start = self._seen = self._file.tell()
         self._news = 0  # counts up whenever something happens
-        self._ended = self._shown = False
+        self._ended = self._shown = self._incomplete = False
         self._splitter = LineSplitter()
         self._changed = threading.Condition()
         self._ours, self.theirs = open_pty()
@@ -158,7 +158,8 @@ class Console:
 
     def text(self) -> str:
         """Everything since the start."""
-        return self._bytes_from(self._start).decode(errors="replace")
+        with self._from(self._start) as file:
+            return file.read().decode(errors="replace")
 
     def wait_for(self, regex: re.Pattern[str], deadline: Deadline, check: Callable[[], None]) -> str:
         """The next line that matches, among those that no wait has consumed; raises StreamTimeout.
@@ -203,22 +204,23 @@ class Console:
         self._file.close()
 
     def _next_match(self, regex: re.Pattern[str], *, whole_lines: bool) -> str | None:
-        data = self._bytes_from(self._seen)
-        for raw in data.splitlines(keepends=True):
-            if whole_lines and not raw.endswith(b"\n"):
-                break
-            line = clean(raw)
-            if regex.search(line) or regex.search(raw.decode(errors="replace").rstrip("\r\n")):
-                self._seen += len(raw)
-                return line
-            if raw.endswith(b"\n"):
-                self._seen += len(raw)
+        with self._from(self._seen) as file:
+            while raw := file.readline(LONGEST_LINE):
+                whole = raw.endswith(b"\n") or len(raw) == LONGEST_LINE
+                if whole_lines and not whole:
+                    break
+                line = clean(raw)
+                if regex.search(line) or regex.search(raw.decode(errors="replace").rstrip("\r\n")):
+                    self._seen += len(raw)
+                    return line
+                if whole:
+                    self._seen += len(raw)
         return None
 
-    def _bytes_from(self, offset: int) -> bytes:
-        with self.transcript.open("rb") as file:
-            file.seek(offset)
-            return file.read()
+    def _from(self, offset: int) -> BinaryIO:
+        file = self.transcript.open("rb")
+        file.seek(offset)
+        return file
 
     def _drain(self, process: Process) -> None:
         stream = Stream(self._ours)
@@ -239,7 +241,9 @@ class Console:
         try:
             self._file.write(chunk)
         except OSError as error:
-            self._log.error(f"{self._name}: the console's transcript cannot be written: {error}")
+            if not self._incomplete:  # said once: a full disk stays full
+                self._log.error(f"{self._name}: the console's transcript cannot be written: {error}")
+            self._incomplete = True
         if self._shown:
             show(chunk)
         self._report(self._splitter.feed(chunk))
