@@ -146,6 +146,11 @@ class Driver:
         for condition in list(self.polling_conditions):
             condition.maybe_raise()
 
+    def check_vlans(self) -> None:
+        """Raise PytestNixosError when a VLAN is gone."""
+        for vlan in self.vlans:
+            vlan.check()
+
     def dump_machine_ssh(self, offset: int) -> None:
         """Print how each machine can be reached by ssh over vsock, where the test has enabled that."""
         for index, machine in enumerate(self.machines, start=offset + 1):
@@ -172,6 +177,7 @@ class Driver:
         failed = [step.name for step in self.subtests if step.error]
         if failed and self._keep_going:
             raise SubtestsFailed(f"{len(failed)} of {len(self.subtests)} subtests have failed: {', '.join(failed)}")
+        self.check_vlans()  # what a script has proved without a network proves nothing
         for machine in self.machines:
             if self._keep and machine.is_up():
                 machine.execute("sync")
@@ -217,7 +223,7 @@ class Driver:
             transcript=transcript(spec.name, self.out_dir, self._env),
             deadline=self.deadline,
             env=self._env,
-            callbacks=[self.check_polling_conditions],
+            callbacks=[self.check_vlans, self.check_polling_conditions],
             keep_state=self._keep,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.vm.process import DEVNULL, PIPE, Process
+from pytest_nixos.vm.process import DEVNULL, PIPE, Process, describe
 
 START_SECONDS = 10.0
 
@@ -19,6 +19,7 @@ class VLan:
         """Start the switch and wait until it listens; raises PytestNixosError."""
         self.nr, self.path = number, path
         argv = ["vde_switch", "--sock", str(path), "--dirmode", "0700", "--hub"]
+        self._stopped = False
         # It ends when its stdin does: one more guard against its outliving the driver.
         self._process = Process(argv, env=env, cwd=path.parent, stdin=PIPE, stdout=DEVNULL)
         deadline = Deadline(START_SECONDS)
@@ -28,6 +29,13 @@ class VLan:
                 raise PytestNixosError(f"vde_switch for VLAN {number} does not start")
             time.sleep(0.01)
 
+    def check(self) -> None:
+        """Raise PytestNixosError when the switch has ended: the machines would only miss each other."""
+        status = self._process.status()
+        if status is not None and not self._stopped:
+            raise PytestNixosError(f"VLAN {self.nr} is gone: its vde_switch ended with {describe(status)}")
+
     def stop(self) -> None:
         """Stop the switch. Safe to call twice."""
+        self._stopped = True
         self._process.stop()
