@@ -1,5 +1,6 @@
 """What a run of the driver owns on the host: private folders and listening sockets."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -8,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.vm.qemu import MachineDirs
@@ -31,6 +32,7 @@ class RunDirs:
         tmp = Path(env.get("TMPDIR") or tempfile.gettempdir()).absolute()
         self.keep = keep
         self.root = _kept(tmp, names) if keep else Path(tempfile.mkdtemp(prefix="nt-", dir=tmp))
+        self._lock = _lock(self.root)
         self._sockets = Path(tempfile.mkdtemp(prefix="nt-", dir=short_base(tmp, env)))
         self.shared = self.root / "shared-xchg"
         self.shared.mkdir(mode=0o700, exist_ok=True)
@@ -57,7 +59,8 @@ class RunDirs:
         return self._sockets / f"v{number}"
 
     def remove(self) -> None:
-        """Remove what need not be kept. Safe to call twice."""
+        """Remove what need not be kept, and let others have what is. Safe to call twice."""
+        self._lock.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
         if not self.keep:
             shutil.rmtree(self.root, ignore_errors=True)
@@ -91,6 +94,18 @@ def _kept(tmp: Path, names: Iterable[str]) -> Path:
     if path.lstat().st_uid != os.getuid() or path.is_symlink():
         raise PytestNixosError(f"{path} belongs to somebody else")
     return path
+
+
+def _lock(path: Path) -> BinaryIO:
+    """Keep other runs off a folder until the file is closed, or this process has ended."""
+    file = (path / ".lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        hint = "wait for that run, give this one another TMPDIR, or do not keep the machines' state"
+        raise PytestNixosError(f"another run uses the kept state of these machines: {path}", hint=hint) from None
+    return file
 
 
 def _short(name: str) -> str:
