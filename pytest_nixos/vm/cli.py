@@ -25,6 +25,7 @@ from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT, DriverSpec, machine_spe
 FAILED, TIMED_OUT = 1, 124
 _EXITS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGALRM: TIMED_OUT}
 _LAST_SECONDS = 60.0  # after the global timeout: for the script's own cleanup, and for ours
+_LAST_WORDS_SECONDS = 1.0
 
 
 class Stopped(BaseException):
@@ -224,7 +225,10 @@ def _ignore_signals() -> None:
 def _end_hard(seconds: float) -> None:
     """End the process when all else has failed; the kernel then kills the machines."""
     time.sleep(seconds)
-    _complain("error: the time for the whole test is over, and the test script did not end")
+    text = "error: the time for the whole test is over, and the test script did not end"
+    # Perhaps it is held up because nobody reads what it prints: nor would this be read.
+    threading.Thread(target=_complain, args=(text,), daemon=True).start()
+    time.sleep(_LAST_WORDS_SECONDS)
     os._exit(TIMED_OUT)
 
 
