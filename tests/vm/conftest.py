@@ -33,12 +33,19 @@ def make_driver(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with ExitStack() as stack:
 
-        def make(*names: str, before: str = "", script: str = "", seconds: float = 60, keep: bool = False) -> Driver:
+        def make(
+            *names: str,
+            before: str = "",
+            script: str = "",
+            seconds: float = 60,
+            vlans: tuple[int, ...] = (),
+            keep: bool = False,
+        ) -> Driver:
             monkeypatch.setenv("FAKE_BEFORE", before)
             file = tmp_path / "script.py"
             file.write_text(script)
             machines = machine_specs(start_script(name) for name in names)
-            spec = DriverSpec(machines=machines, script=str(file), global_timeout=seconds)
+            spec = DriverSpec(machines=machines, vlans=vlans, script=str(file), global_timeout=seconds)
             return stack.enter_context(Driver(spec, out_dir=tmp_path / "out", keep_state=keep))
 
         (tmp_path / "out").mkdir()
