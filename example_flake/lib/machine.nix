@@ -25,7 +25,7 @@ let
   variable = builtins.replaceStrings [ "-" "." ] [ "_" "_" ] name;
 
   vm = writeScript {
-    name = "run-${name}-vm";
+    name = "nixos-vm-${name}"; # not run-…-vm: upstream's driver would look for the machine's name in it
     program = "run-${name}-vm";
     text = ''
       #!${tools}/bin/bash

@@ -32,6 +32,10 @@ class Guest(ABC):
     deadline: Deadline  # of the whole test
 
     @abstractmethod
+    def connect(self) -> None:
+        """Wait for the shell, starting the machine if need be; what waits for a guest counts from then on."""
+
+    @abstractmethod
     def execute(
         self,
         command: str,
@@ -144,6 +148,7 @@ class Guest(ABC):
             raise CommandError(f"{self.name}: command `{brief(command)}` {how}", detail=self._evidence(output))
 
     def _until(self, what: str, command: str, wanted: Callable[[int], bool], timeout: float) -> str:
+        self.connect()
         deadline = Deadline(timeout, self.deadline)
         tries = 0
         while True:

@@ -63,6 +63,9 @@ class Machine(Units, Screen, Serial):
         self.transcript.unlink(missing_ok=True)  # an earlier driver's
         self.connected = False
 
+    def __repr__(self) -> str:
+        return f"<Machine {self.name!r}>"
+
     # Life
 
     @property

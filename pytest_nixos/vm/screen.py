@@ -48,6 +48,7 @@ class Screen(Hardware):
     def wait_until_tty_matches(self, tty: str, regexp: str, timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until a virtual terminal shows text that matches; raises MachineTimeout with what it shows."""
         wanted = re.compile(regexp)
+        self.connect()
         with self.nested(f"waiting for {regexp} to appear on tty {tty}"):
             self._until_seen(f"`{regexp}` is not on tty {tty}", wanted, lambda: [self.get_tty_text(tty)], timeout)
 
@@ -69,6 +70,7 @@ class Screen(Hardware):
     def wait_for_window(self, regexp: str, timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until a window's title matches; raises MachineTimeout with the titles there are."""
         wanted = re.compile(regexp)
+        self.connect()
         with self.nested(f"waiting for a window that matches {regexp}"):
             self._until_seen(f"no window matches `{regexp}`", wanted, self.get_window_names, timeout)
 

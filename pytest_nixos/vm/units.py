@@ -47,6 +47,7 @@ class Units(Guest):
         Raises MachineError at once when it has failed, or is inactive and no job is pending that could start it;
         MachineTimeout when it does not come.
         """
+        self.connect()
         deadline = Deadline(timeout, self.deadline)
         with self.nested(f"waiting for unit {unit}" + (f" of user {user}" if user else "")):
             while (state := self._state(unit, user)) != "active":

@@ -83,6 +83,15 @@ def test_waiting_ends_with_success_or_in_time(machine: Machine, tmp_path: Path) 
         machine.wait_until_succeeds("false", timeout=0.5)
 
 
+def test_a_wait_begins_when_the_guest_is_up(make_driver: MakeDriver, tmp_path: Path) -> None:
+    """As upstream has it: a script's short timeouts are not used up by the boot."""
+    machine = make_driver("web", before="sleep 1.5").machines[0]
+    machine.start()
+    third = f"echo >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) = 3 ]"
+    machine.wait_until_succeeds(third, timeout=1)
+    assert repr(machine) == "<Machine 'web'>"
+
+
 def test_ports_are_looked_at_from_the_guest(machine: Machine) -> None:
     import socket
 
