@@ -149,7 +149,7 @@ class Machine(Units, Screen, Serial):
         if self.booted:
             self.log("forced crash")
             self._running.quit()
-            self.wait_for_shutdown()
+            self.release()
 
     def reboot(self) -> None:
         """Press ctrl-alt-delete; the machine must have been started with allow_reboot=True."""

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout, panic_in
 from pytest_nixos.vm.log import Log
-from pytest_nixos.vm.process import Process, describe
+from pytest_nixos.vm.process import SOFT_STOP_SECONDS, Process, describe
 from pytest_nixos.vm.qemu import MachineDirs
 from pytest_nixos.vm.qmp import Qmp
 from pytest_nixos.vm.shell import Shell
@@ -53,11 +54,11 @@ class Running:
         self._undo.close()
 
     def quit(self) -> None:
-        """Have QEMU end at once, without the guest."""
-        try:
+        """Have QEMU end at once, without the guest; one that does not, whatever it has answered, is killed."""
+        with suppress(StreamClosed, StreamTimeout):
             self.qmp.command("quit")
-        except (StreamClosed, StreamTimeout):
-            self.process.stop()
+            self.process.wait(Deadline(SOFT_STOP_SECONDS))
+        self.process.stop()
 
     def how_it_ended(self) -> str:
         """What went wrong, in words; "" when nothing is known."""

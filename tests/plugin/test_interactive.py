@@ -13,16 +13,18 @@ from tests.plugin.test_checks import records, run
 
 pytestmark = pytest.mark.nix
 
-# A driver that is a prompt of another kind.
+# A driver that is a prompt of another kind. It waits for ctrl-C in a way that cannot miss it, as input() can.
 PROMPT = """
-import sys
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 print("args:", *sys.argv[1:], flush=True)
 open("note", "w").write("kept")
 while True:
     try:
-        print("got", input())
-    except KeyboardInterrupt:
-        print("never mind")
+        print("got", line := input(), flush=True)
+        if line == "wait":
+            signal.sigwait([signal.SIGINT])
+            print("never mind", flush=True)
     except EOFError:
         sys.exit(3)
 """
@@ -61,7 +63,8 @@ def test_a_person_talks_to_the_driver(pytester: pytest.Pytester, small_flake: Sm
 def test_ctrl_c_is_the_drivers_own(pytester: pytest.Pytester, small_flake: SmallFlake) -> None:
     write(small_flake)
     prompt = open_prompt(pytester, "a")
-    prompt.expect_exact("args: --interactive")
+    prompt.sendline("wait")
+    prompt.expect_exact("got wait")
     prompt.sendintr()
     prompt.expect_exact("never mind")
     prompt.sendline("still here")
