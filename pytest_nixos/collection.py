@@ -16,6 +16,7 @@ from pytest_nixos.session import Session
 from pytest_nixos.subtests import report
 
 VERIFIED = "nixos_verified"
+_MACHINES = "nixos"  # the fixture
 
 
 class FlakeFile(pytest.File):
@@ -103,6 +104,11 @@ class CheckItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where the item is: pytest needs a line number for skipped ones."""
         return self.path, 0, f"nixos check {self.name}"
+
+
+def uses_machines(item: pytest.Item) -> bool:
+    """Whether it is a test in Python that has a check's machines."""
+    return _MACHINES in getattr(item, "fixturenames", ())
 
 
 def flake_file(role: Session, path: Path, parent: pytest.Collector) -> FlakeFile | None:

@@ -4,10 +4,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_nixos.errors import PytestNixosError
+from pytest_nixos.options import BOOTING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from pytest_nixos.hooks import Booting
     from pytest_nixos.model import Plan, Prebuilt
     from pytest_nixos.session import Session
     from pytest_nixos.vm.driver import Driver
@@ -32,6 +36,18 @@ def nixos_plan(nixos_session: "Session") -> "Plan":
 def nixos_prebuilt(nixos_session: "Session") -> "Prebuilt":
     """The built drivers of the selected checks, and the session's store that holds their closure."""
     return nixos_session.prebuilt
+
+
+@pytest.fixture
+def nixos(request: pytest.FixtureRequest, nixos_session: "Session") -> "Driver":
+    """The machines of the check that the test names by the marker: `@pytest.mark.nixos("web", scope="module")`."""
+    booting: Booting | None = request.config.pluginmanager.get_plugin(BOOTING)
+    if booting is None:
+        raise RuntimeError("the fixture `nixos` is for tests that have it among their arguments or usefixtures()")
+    try:
+        return booting.tests.machines(request.node)
+    except PytestNixosError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The hooks of a session that has flakes, one object per duty, registered by role."""
 
 import signal
+from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_nixos import reporting
-from pytest_nixos.collection import VERIFIED, CheckItem, FlakeFile, arguments, flake_file
+from pytest_nixos.collection import VERIFIED, CheckItem, FlakeFile, arguments, flake_file, uses_machines
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.options import Options
+from pytest_nixos.options import BOOTING, Options
 from pytest_nixos.session import Controller, Owner, Session, Single, start
 
 _PUSH_SECONDS, _HURRY_SECONDS = 120.0, 5.0
@@ -54,10 +55,46 @@ class Collecting:
         """Note what is selected, before xdist tells its controller that the collection is done."""
         checks = [item.to_run for item in session.items if isinstance(item, CheckItem)]
         self.role.select([check for check in checks if check is not None])
+        if any(map(uses_machines, session.items)):
+            session.config.pluginmanager.register(Booting(self.role, session), BOOTING)
 
     def pytest_unconfigure(self) -> None:
         """Remove what is the session's."""
         self.role.close()
+
+
+class Booting:
+    """Who runs tests: those in Python that have a check's machines."""
+
+    def __init__(self, role: Session, session: pytest.Session) -> None:
+        from pytest_nixos.python_tests import PythonTests  # a session that boots nothing need not load the driver
+
+        self.tests = PythonTests(role, session.config)
+        if not session.config.option.collectonly:
+            role.note_tests(lambda: self.tests.plan(session.items))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip what is verified, before pytest looks for reasons to skip."""
+        if uses_machines(item):
+            self.tests.begin(item)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Note what a pass proves."""
+        yield
+        if uses_machines(item):
+            self.tests.passed(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Show what the machines of a failed test have to say, while they are up."""
+        report = yield
+        if report.failed and call.excinfo and uses_machines(item):
+            self.tests.failed(item, call.excinfo.value, report)
+        return report
 
 
 class Owning:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar
 
 
 class Kind(StrEnum):
@@ -165,6 +166,28 @@ class PlannedCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PythonTest:
+    """A test in Python with machines. Tests of one group share them, and are verified together or not at all.
+
+    subject is what a proof of it is of, its driver being PREFIX with a hash; None where nothing is recorded.
+    """
+
+    PREFIX: ClassVar[str] = "/python/"
+
+    nodeid: str
+    group: str
+    subject: Subject | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenTest:
+    """What is recorded of a test in Python; see PlannedCheck."""
+
+    evidence: Evidence | None
+    newest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlakePlan:
     """One flake of the session.
 
@@ -243,6 +266,14 @@ class Bootable:
     """A check's driver, built on the host's store or failed, and what its machines can use, `kvm` or `tcg`."""
 
     driver: Built | BuildFailed
+    accelerator: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A built package of VMs, and what its machines can use, `kvm` or `tcg`."""
+
+    path: str
     accelerator: str
 
 

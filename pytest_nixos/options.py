@@ -11,6 +11,10 @@ import pytest
 from pytest_nixos.errors import PytestNixosError
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
+BOOTING = "nixos-booting"  # the plugin that has the machines of tests in Python
+STARTED = pytest.StashKey[
+    float
+]()  # when pytest began, before it loaded anything of the project, in seconds since the epoch
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 _SESSIONS = "pytest-nixos-sessions"  # a folder of our own: what dead sessions left in it is deleted
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

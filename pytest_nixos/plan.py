@@ -2,12 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nixos.errors import CommandFailed, PytestNixosError
-from pytest_nixos.model import Check, EvalFailed, Evidence, FlakePlan, Plan, PlannedCheck, Subject
+from pytest_nixos.model import (
+    Check,
+    EvalFailed,
+    Evidence,
+    FlakePlan,
+    Plan,
+    PlannedCheck,
+    ProvenTest,
+    PythonTest,
+    Subject,
+)
 from pytest_nixos.nix import attrs, fingerprint
 from pytest_nixos.nix.checks import Evaluator
 from pytest_nixos.nix.command import Nix
@@ -114,6 +124,13 @@ def _target(nix: Nix, request: Request, resolved: attrs.FlakeRef, system: str) -
     return Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides, impure=request.impure)
 
 
+def target(nix: Nix, request: Request, installable: str) -> Target:
+    """`FLAKE#ATTRIBUTE`, the flake seen from the session's folder. Raises EvaluationError for a folder without one."""
+    ref, _, attr = installable.partition("#")
+    resolved = attrs.resolve(ref or ".", request.base)
+    return Target(nix=nix, ref=resolved, attr=attr, overrides=request.overrides, impure=request.impure)
+
+
 def target_of(nix: Nix, request: Request, flake: FlakePlan, system: str) -> Target:
     """What a flake of the plan was evaluated from."""
     return _target(nix, request, attrs.resolve(flake.ref, request.base), system)
@@ -147,6 +164,24 @@ def _look_up(flakes: list[FlakePlan], system: str, request: Request) -> tuple[Pr
     said = zip(recorded, answer.evidence, answer.newest, strict=True)
     return {
         (ref, check.attr): (None if request.rerun else proof, newest) for (ref, check), proof, newest in said
+    }, answer.warnings
+
+
+def prove_tests(tests: Sequence[PythonTest], request: Request) -> tuple[dict[str, ProvenTest], tuple[str, ...]]:
+    """What is recorded of tests in Python, by their node ids; and the stores' warnings.
+
+    One that shares machines has them as those before it left them: it is verified when all that share them are.
+    """
+    recorded = [(test, test.subject) for test in tests if test.subject]
+    if request.keeper is None or not recorded:
+        return {}, ()
+    answer = request.keeper.look_up([of for _, of in recorded], now=time.time(), max_age=request.max_age)
+    evidence = {test.nodeid: proof for (test, _), proof in zip(recorded, answer.evidence, strict=True)}
+    to_run = {test.group for test in tests if request.rerun or evidence.get(test.nodeid) is None}
+    said = zip(recorded, answer.newest, strict=True)
+    return {
+        test.nodeid: ProvenTest(evidence=None if test.group in to_run else evidence[test.nodeid], newest=newest)
+        for (test, _), newest in said
     }, answer.warnings
 
 

@@ -5,11 +5,12 @@ options and fixtures is loaded, and pytest is as fast as without the plugin.
 """
 
 import os
+import time
 
 import pytest
 from _pytest.main import wrap_session
 
-from pytest_nixos.options import Options, add_options, requested
+from pytest_nixos.options import STARTED, Options, add_options, requested
 from pytest_nixos.records.credentials import SECRET_KEY, take
 
 pytest_plugins = ["pytest_nixos.fixtures"]
@@ -18,6 +19,12 @@ pytest_plugins = ["pytest_nixos.fixtures"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Note when it all began."""
+    early_config.stash[STARTED] = time.time()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,6 +42,11 @@ def pytest_cmdline_main(config: pytest.Config) -> int | pytest.ExitCode | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and the hooks when there is a flake."""
     config.addinivalue_line("markers", "nixos(kind, system, features): set on every check of a flake")
+    config.addinivalue_line(
+        "markers",
+        "nixos(CHECK, scope='function', record=False, reads=()): whose machines the fixture `nixos` has, how long they "
+        "are up, whether a pass is recorded, and which files it then also depends on",
+    )
     config.addinivalue_line("markers", "nixos_vm: a check that boots VMs")
     config.addinivalue_line("markers", "nixos_build: a check that is a plain build")
     if config.option.nixos_flake or config.getini("nixos_flake"):

@@ -1,14 +1,16 @@
 """Selected checks -> their drivers, built or failed, and a store that holds the drivers' closure only."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_nixos.model import Bootable, Built, Check, Closure, Prebuilt
+from pytest_nixos.model import Bootable, Built, Check, Closure, Package, Prebuilt
 from pytest_nixos.nix import build, store
 from pytest_nixos.nix.command import Nix
+from pytest_nixos.nix.target import Target
 from pytest_nixos.vm import accelerator, isolate
 
 Progress = Callable[[str], None]
@@ -67,6 +69,14 @@ def bootable(shop: Workshop, check: Check) -> Bootable:
     driver = result[check.driver.drv_path]
     outs = [driver.out_path] if isinstance(driver, Built) else []
     return Bootable(driver=driver, accelerator=_accelerator(shop, shop.closure(outs)))
+
+
+def package(shop: Workshop, target: Target) -> Package:
+    """Build a package of VMs, to be used on the host's store. Raises CheckFailed when it does not evaluate or build."""
+    name = f"{target.ref.label}#{target.attr}"
+    shop.progress(f"building {name}")
+    path = build.package(target, shop.folder / "gcroots" / hashlib.sha256(name.encode()).hexdigest()[:16])
+    return Package(path=path, accelerator=_accelerator(shop, shop.closure([path])))
 
 
 def _session_store(shop: Workshop, wanted: Closure) -> str:

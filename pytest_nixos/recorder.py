@@ -4,14 +4,14 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 
-from pytest_nixos.model import Check, Outcome, Plan, Verdict
+from pytest_nixos.model import Check, Outcome, Plan, ProvenTest, PythonTest, Subject, Verdict
 from pytest_nixos.nix.attrs import item_name
 from pytest_nixos.plan import subject
 
@@ -19,6 +19,9 @@ RAN = "nixos_ran"  # what a report's run was of: derivation and driver
 PROOF = "nixos_proof"  # the same, on the report of a run that proves them
 SECONDS = "nixos_seconds"
 _LONGEST_NAME = 100
+Tests = tuple[
+    Mapping[str, PythonTest], Mapping[str, ProvenTest]
+]  # what there is, and what is recorded of it, by node id
 _CRASHED = "???"  # xdist's phase of a report that it makes itself, of what a worker was running when it died
 
 
@@ -34,11 +37,17 @@ class Recorder:
         mode: str,
         root: Path,
         flags: Callable[[Check], tuple[str, ...]],
+        tests: Callable[[], Tests],
+        test_flags: Callable[[str], tuple[str, ...]],
         keep: Callable[[Verdict], Sequence[str]],
         warn: Callable[[str], None],
     ) -> None:
-        """plan, mode: what is run and how. root: what node ids are seen from. flags: a pass's. keep gives warnings."""
+        """plan, mode: what is run and how. root: what node ids are seen from. keep gives warnings.
+
+        flags: a check's pass has. tests, test_flags: the same of tests in Python, by node id.
+        """
         self._get_plan, self._mode, self._root = plan, mode, root
+        self._tests, self._test_flags = tests, test_flags
         self._flags, self._keep, self._warn, self._by = flags, keep, warn, _whoami()
         self._doubtful: set[str] = set()
         self._failed: set[str] = set()
@@ -61,20 +70,41 @@ class Recorder:
         properties = dict(report.user_properties)
         seconds = float(str(properties.get(SECONDS, 0)))
         self.seconds += seconds
-        for check in self._subjects(report, str(properties.get(PROOF if outcome is Outcome.PASSED else RAN))):
+        told = str(properties.get(PROOF if outcome is Outcome.PASSED else RAN))
+        for check in self._subjects(report, told):
             if outcome is Outcome.PASSED and not check.recorded:
                 continue
-            now = time.time()
-            verdict = Verdict.of(
-                replace(subject(check, self._plan.system, self._mode), check=_printable(check.attr)),
-                outcome,
-                finished_at=now if outcome is Outcome.PASSED else max(now, self._newest_pass(check)),
-                seconds=seconds,
-                by=self._by,
-                flags=self._flags(check) if outcome is Outcome.PASSED else (),
-            )
-            for warning in self._keep(verdict):
-                self._warn(warning)
+            of = subject(check, self._plan.system, self._mode)
+            flags = self._flags(check) if outcome is Outcome.PASSED else ()
+            self._write(of, outcome, seconds, flags, self._newest_pass(check))
+        for of in self._test_subjects(report, told):
+            flags = self._test_flags(report.nodeid) if outcome is Outcome.PASSED else ()
+            proven = self._tests()[1].get(report.nodeid)
+            self._write(of, outcome, seconds, flags, proven.newest if proven else 0.0)
+
+    def _write(self, of: Subject, outcome: Outcome, seconds: float, flags: tuple[str, ...], newest: float) -> None:
+        now = time.time()
+        verdict = Verdict.of(
+            replace(of, check=_printable(of.check)),
+            outcome,
+            finished_at=now if outcome is Outcome.PASSED else max(now, newest),
+            seconds=seconds,
+            by=self._by,
+            flags=flags,
+        )
+        for warning in self._keep(verdict):
+            self._warn(warning)
+
+    def _test_subjects(self, report: pytest.TestReport, told: str) -> Iterator[Subject]:
+        """What the report of a test in Python is of: what was to be expected, where a worker died."""
+        test = self._tests()[0].get(report.nodeid)
+        if test is None or test.subject is None:
+            return
+        if str(report.when) == _CRASHED:
+            yield test.subject
+        derivation, _, driver = told.partition(" ")
+        if derivation == test.subject.derivation.drv_path and driver.startswith(PythonTest.PREFIX):
+            yield replace(test.subject, driver=driver)
 
     def _subjects(self, report: pytest.TestReport, told: str) -> Iterator[Check]:
         """The check that the report tells of; where a worker died, the one at its node id."""

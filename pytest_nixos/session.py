@@ -5,7 +5,8 @@ Alone and controller own the session's folder, show progress, and record; a work
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,18 @@ from pytest_nixos import reporting
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.execution import Surroundings, artifact_name, interact, remove_session, run_check
 from pytest_nixos.keeping import needs_commit, open_keeper, places, take_secrets
-from pytest_nixos.model import Bootable, Check, Closure, Kind, Plan, Prebuilt, RunResult
+from pytest_nixos.model import (
+    Bootable,
+    Check,
+    Closure,
+    Kind,
+    Package,
+    Plan,
+    Prebuilt,
+    ProvenTest,
+    PythonTest,
+    RunResult,
+)
 from pytest_nixos.nix import closure_info
 from pytest_nixos.nix.cache import Cache
 from pytest_nixos.nix.checks import Evaluator
@@ -25,7 +37,7 @@ from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.nix.store import remove_tree
 from pytest_nixos.nix.unread import Unread
 from pytest_nixos.options import DEFAULT_TIMEOUT_SECONDS, Options, cache_home
-from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, bootable, prebuild
+from pytest_nixos.prebuild import NOTHING_PREBUILT, Workshop, bootable, package, prebuild
 from pytest_nixos.progress import Progress
 from pytest_nixos.recorder import Recorder, subject_text
 from pytest_nixos.records.keeper import Keeper, Opened
@@ -82,6 +94,21 @@ class Session:
         """Note what is to run, unless another worker, whose selection is the same, has done so."""
         self.run_dir.once("selected", lambda: tuple(checks))
 
+    def note_tests(self, tests: Callable[[], tuple[PythonTest, ...]]) -> None:
+        """Note which tests in Python are to run, and what proofs of them would be of."""
+        self.run_dir.once("tests", tests)
+
+    @property
+    def tests(self) -> dict[str, PythonTest]:
+        """The tests in Python that have machines, by their node ids."""
+        noted: tuple[PythonTest, ...] = self.run_dir.once("tests", tuple)
+        return {test.nodeid: test for test in noted}
+
+    @cached_property
+    def proven(self) -> dict[str, ProvenTest]:
+        """What is recorded of these tests, as far as the process that owns the session has asked; by node ids."""
+        return self.run_dir.once("proven", dict)
+
     @property
     def artifacts(self) -> Path:
         """The folder of transcripts and of what tests wrote."""
@@ -96,6 +123,12 @@ class Session:
     def bootable(self, check: Check) -> Bootable:
         """The check's driver for machines that are booted in this process, built by the first process that asks."""
         return self.run_dir.once(f"bootable-{artifact_name(check)}", lambda: bootable(self._workshop(), check))
+
+    def package(self, installable: str) -> Package:
+        """A package of VMs, built by the first process that asks. Raises CheckFailed, EvaluationError."""
+        name = f"package-{hashlib.sha256(installable.encode()).hexdigest()[:16]}"
+        target = planning.target(self.nix, self._request(), installable)
+        return self.run_dir.once(name, lambda: package(self._workshop(), target))
 
     def subject(self, check: Check) -> str:
         """What a run of the check is a run of: its derivation, and the driver if one runs it."""
@@ -112,6 +145,13 @@ class Session:
             return ()
         name = self.prebuilt.accelerator if self._drives(check) else self._likely_accelerator
         return () if name == "kvm" else ("tcg",)
+
+    def test_flags(self, nodeid: str) -> tuple[str, ...]:
+        """The same of a test in Python, which could reach all that its user can."""
+        subject = self.tests[nodeid].subject
+        planned = (planned.check for flake in self.plan.flakes for planned in flake.checks)
+        check = next(c for c in planned if isinstance(c, Check) and subject and c.driver == subject.derivation)
+        return ("python",) if self.bootable(check).accelerator == "kvm" else ("python", "tcg")
 
     @property
     def _likely_accelerator(self) -> str:
@@ -173,7 +213,8 @@ class Session:
 
     def _closure(self, roots: Sequence[str]) -> Closure:
         """The closure by the first flake that has checks, since one function serves the drivers of all."""
-        flake = next(flake for flake in self.plan.flakes if flake.checks)
+        flakes = self.plan.flakes
+        flake = next((flake for flake in flakes if flake.checks), flakes[0])
         target = planning.target_of(self.nix, self._request(), flake, self.plan.system)
         return closure_info.closure(target, self.plan.system, roots)
 
@@ -206,6 +247,8 @@ class Owner(Session):
             mode=options.mode,
             root=config.rootpath,
             flags=self.flags,
+            tests=lambda: (self.tests, self.proven),
+            test_flags=self.test_flags,
             keep=lambda verdict: self.keeper.keep(verdict),
             warn=self.progress.warning,
         )
@@ -242,15 +285,24 @@ class Owner(Session):
 
     def make_ready(self) -> None:
         """Prebuild what is selected, once, and print what came of it. Errors become those of the items."""
-        if self.ready or not self.selected:
+        if self.ready:
             return
         self.ready = True
+        self.run_dir.once("proven", self._ask_for_tests)
+        if not self.selected:
+            return
         with contextlib.suppress(PytestNixosError):  # a derivation that is not there fails its check
             for warning in planning.restore(self.nix, self._request(), self.plan, self.selected):
                 self.progress.warning(warning)
         with contextlib.suppress(PytestNixosError):  # each item that needs it fails with this error
             if self.prebuilt.drivers:
                 self.progress.line(reporting.prebuilt_line(self.prebuilt))
+
+    def _ask_for_tests(self) -> dict[str, ProvenTest]:
+        proven, warnings = planning.prove_tests(list(self.tests.values()), self._request())
+        for warning in warnings:
+            self.progress.warning(warning)
+        return proven
 
     def interact(self, check: Check) -> int:
         """Build the check's driver alone, verified or not, and give it the terminal; its exit status.

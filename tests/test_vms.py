@@ -75,6 +75,12 @@ def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) 
     edited = run(pytester, flake, debian)
     assert results(edited) == {**dict.fromkeys(names, "VERIFIED"), "web": "PASSED"}
 
+    tests = (tree / "example_flake" / "tests").rename(pytester.path / "tests")  # away from our conftest.py
+    python = run(pytester, flake, debian, str(tests), "-k", "test_web.py")
+    python.assert_outcomes(passed=4)
+    again = run(pytester, flake, debian, str(tests), "-k", "test_web.py")
+    assert "4 verified" in again.outlines[-1]
+
     built = run(pytester, flake, debian, "--nixos-mode", "build", "--nixos-rerun-verified", "-k", "web")
     assert results(built) == {"web": "PASSED"}
 

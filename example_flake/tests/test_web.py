@@ -1,32 +1,32 @@
 """A VM test in Python: fixtures, plain asserts and any package of PyPI, around the machines of the check `web`.
 
-pytest -o nixos_flake=example_flake example_flake/tests
+    pytest -o nixos_flake=example_flake example_flake/tests
+
+The machine is booted once for all tests of this file. That they passed is recorded, so they are skipped until something
+changes that they are made of.
 """
 
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import pytest
 
 from pytest_nixos.vm.driver import Driver
 from pytest_nixos.vm.machine import Machine
 
-Boot = Callable[[str], AbstractContextManager[Driver]]
+pytestmark = pytest.mark.nixos("web", scope="module", record=True)
 
 
-@pytest.fixture(scope="module")
-def web(nixos_boot: Boot) -> Iterator[Machine]:
-    """The machine, booted once for all tests of this file."""
-    with nixos_boot("web") as driver:
-        web = driver.machines[0]
-        web.wait_for_open_port(80)
-        yield web
+@pytest.fixture
+def web(nixos: Driver) -> Machine:
+    """The machine, with its web server."""
+    [web] = nixos.machines
+    web.wait_for_open_port(80)
+    return web
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url(web: Machine) -> str:
     """The site, as this process reaches it."""
     with socket.create_server(("127.0.0.1", 0)) as free:

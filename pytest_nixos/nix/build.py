@@ -4,9 +4,12 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from pytest_nixos.errors import CheckFailed, CommandFailed
 from pytest_nixos.model import BuildFailed, Built, Derivation
 from pytest_nixos.nix.command import Nix
 from pytest_nixos.nix.log import BuildLog, LogLine, Started
+from pytest_nixos.nix.message import nix_message
+from pytest_nixos.nix.target import Target
 
 Progress = Callable[[str], None]
 _BATCH = 50  # recent Nix needs quadratic time and memory in the number of derivations it is given at once
@@ -31,6 +34,20 @@ def realise(
         log = _build(nix, [d.drv_path for d in batch], roots / f"batch-{start}", progress, timeout)
         results.update(_results(nix, batch, log))
     return results
+
+
+def package(target: Target, root: Path) -> str:
+    """Build one attribute of a flake, as `nix build` finds it; its store path, kept alive by the gc root `root`.
+
+    Raises CheckFailed with Nix's own message.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    installable = f"{target.ref.url}#{target.attr}"
+    try:
+        target.nix.run(target.nix.flake("build", *target.flags, "--out-link", str(root), installable))
+    except CommandFailed as error:
+        raise CheckFailed(f"{target.ref.label}#{target.attr} does not build: {nix_message(error.output)}") from None
+    return os.path.realpath(root)
 
 
 def _build(nix: Nix, drv_paths: list[str], root: Path, progress: Progress, timeout: float | None) -> BuildLog:

@@ -1,47 +1,12 @@
 """`--nixos-mode native`: a check's test script in pytest's process, on machines without a VM."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
-from tests.conftest import SmallFlake
 from tests.leftovers import assert_none_left
+from tests.plugin.conftest import Checks
 from tests.plugin.test_checks import outcomes, records, run
 
 pytestmark = pytest.mark.nix
-FAKE = Path(__file__).parents[1] / "vm" / "run-fake-vm"
-
-# A driver as makeWrapper makes it; nothing but its variables counts, since another driver takes the test over.
-CHECK = """
-%s = vm "%s" "" // { driver = sh "nixos-test-driver-%s" ''
-  busybox mkdir -p $out/bin; exec > $out/bin/nixos-test-driver
-  echo '#!/bin/sh'
-  echo 'export startScripts="%s" testScript="%s" globalTimeout=60'
-  echo 'exec -a "$0" /nonexistent/driver "$@"'
-  busybox chmod +x $out/bin/nixos-test-driver
-''; };
-"""
-
-
-class Checks:
-    """A flake whose checks run these scripts on a machine `web`."""
-
-    def __init__(self, flake: SmallFlake, folder: Path) -> None:
-        self._flake, self._folder, self._checks = flake, folder, ""
-        shutil.copy(FAKE, folder / "run-web-vm")
-
-    def add(self, name: str, script: str) -> Path:
-        file = self._folder / f"{name}-script"
-        file.write_text(script)
-        self._checks += CHECK % (name, name, name, self._folder / "run-web-vm", file)
-        self._flake.write(self._checks)
-        return file
-
-
-@pytest.fixture
-def checks(pytester: pytest.Pytester, small_flake: SmallFlake) -> Checks:
-    return Checks(small_flake, pytester.path)
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n2",), marks=pytest.mark.xdist)])
