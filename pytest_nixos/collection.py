@@ -1,8 +1,9 @@
 """The plan as pytest items: a file per flake, an item per check."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from pytest_nixos.nix.attrs import item_name
 from pytest_nixos.recorder import PROOF, RAN, SECONDS
 from pytest_nixos.session import Session
 from pytest_nixos.subtests import report
+
+if TYPE_CHECKING:
+    from pytest_nixos.native import NativeRun
 
 VERIFIED = "nixos_verified"
 _MACHINES = "nixos"  # the fixture
@@ -42,6 +46,7 @@ class CheckItem(pytest.Item):
     def __init__(self, *, planned: PlannedCheck, role: Session, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.planned, self.role, self._ran = planned, role, False
+        self.native: NativeRun | None = None
         check, evidence = planned.check, planned.evidence
         if isinstance(check, Check):
             self._mark(check)
@@ -83,7 +88,7 @@ class CheckItem(pytest.Item):
             # The driver's exit status is the result: an error that the script itself has caught is none.
             if not subtest.error or result.failure:
                 report(self, subtest)
-        raise_failure(result)
+        self._raise(result)
         # Only now: whatever others make of the report, a failure carries no proof. Nor does a second try.
         if not again and self.role.is_proof(check):
             self.user_properties.append((PROOF, self.role.subject(check)))
@@ -91,9 +96,20 @@ class CheckItem(pytest.Item):
     def _run(self, check: Check) -> RunResult:
         if not self.role.is_native(check):
             return self.role.run(check)
-        from pytest_nixos import native  # the other modes need no driver in this process
+        from pytest_nixos.native import NativeRun  # the other modes need no driver in this process
 
-        return native.run(self.role, check)
+        machines = ExitStack()
+        self.addfinalizer(machines.close)
+        self.native = NativeRun(self.role, check, machines)
+        return self.native.run()
+
+    def _raise(self, result: RunResult) -> None:
+        """Raise CheckFailed when the run has failed; where somebody debugs, from the script's own line."""
+        try:
+            raise_failure(result)
+        except CheckFailed as error:
+            debugged = self.native if self.role.options.debugs else None
+            raise error.with_traceback(debugged.failed_at if debugged else None) from None
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A user's failure, a full disk included, as a sentence; a fault of ours with its traceback."""

@@ -32,6 +32,8 @@ def register(config: pytest.Config, options: Options) -> None:
         config.pluginmanager.register(Controlling(role), "nixos-controlling")
     if isinstance(role, Single):
         config.pluginmanager.register(Running(role), "nixos-running")
+    if options.debugs:
+        config.pluginmanager.register(Debugging(role), "nixos-debugging")
 
 
 class Collecting:
@@ -95,6 +97,22 @@ class Booting:
         if report.failed and call.excinfo and uses_machines(item):
             self.tests.failed(item, call.excinfo.value, report)
         return report
+
+
+class Debugging:
+    """pytest --pdb: whoever gets its prompt is told which machines are up."""
+
+    def __init__(self, role: Session) -> None:
+        self.role = role
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
+        """Before pytest opens the prompt."""
+        booting: Booting | None = node.config.pluginmanager.get_plugin(BOOTING)
+        native = node.native.driver if isinstance(node, CheckItem) and node.native else None
+        driver = booting.tests.driver_of(node) if booting and isinstance(node, pytest.Item) else native
+        for line in reporting.attaching(driver.machines if driver else ()):
+            self.role.progress.line(line)
 
 
 class Owning:

@@ -55,6 +55,7 @@ class Options:
     folder: Path
     artifacts: Path | None
     stream: bool
+    debugs: bool
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Options":
@@ -104,6 +105,7 @@ class Options:
             folder=_folder(given.nixos_dir, invoked, "") / _SESSIONS,
             artifacts=invoked / given.nixos_artifacts if given.nixos_artifacts else None,
             stream=given.capture == "no",
+            debugs=bool(given.usepdb),
         )
 
 

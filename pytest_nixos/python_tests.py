@@ -166,6 +166,11 @@ class PythonTests:
         shared = self._shared(item)
         return self._subject(item, wish_of(item), shared.users if shared else [])
 
+    def driver_of(self, item: pytest.Item) -> Driver | None:
+        """What the test's machines belong to, while they are up."""
+        shared = self._shared(item)
+        return shared.driver if shared else None
+
     def _shared(self, item: pytest.Item) -> Shared | None:
         """The machines that the test has, or would have if it ran now."""
         with suppress(CheckFailed):

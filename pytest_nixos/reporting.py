@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_nixos.model import Check, EvalFailed, Evidence, FlakePlan, Plan, Prebuilt
 from pytest_nixos.records.keeper import Opened
 from pytest_nixos.records.publish import Published
+
+if TYPE_CHECKING:
+    from pytest_nixos.vm.machine import Machine
 
 
 def header(plan: Plan, accelerator: str) -> list[str]:
@@ -44,6 +48,16 @@ def verified_reason(evidence: Evidence) -> str:
 def moment(seconds: float) -> str:
     """Seconds since the epoch as a time for people; 0 is one that nobody knows."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else "at an unknown time"
+
+
+def attaching(machines: Sequence["Machine"]) -> Iterator[str]:
+    """How to get at machines that are up, from a debugger's prompt."""
+    up = [machine for machine in machines if machine.booted]
+    if up:
+        names = ", ".join(f"{machine.name} (QEMU's pid {machine.pid})" for machine in up)
+        name = up[0].spec.symbol
+        yield f"up until you leave the prompt: {names}"
+        yield f"try {name}.succeed('...'), {name}.shell_interact() for a shell, or {name}.console.interact()"
 
 
 def stores(opened: Sequence[Opened]) -> Iterator[str]:

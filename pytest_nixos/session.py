@@ -189,7 +189,8 @@ class Session:
 
     def is_native(self, check: Check) -> bool:
         """Whether our own driver runs the check's script, in this process."""
-        return self.options.mode == "native" and check.driver is not None
+        mode = "native" if self.options.debugs and self.options.mode == "auto" else self.options.mode
+        return mode == "native" and check.driver is not None
 
     def limit(self, check: Check) -> float:
         """How long the check may take, in seconds."""

@@ -2,6 +2,7 @@
 
 import linecache
 import traceback
+from types import TracebackType
 
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.vm.errors import MachineError
@@ -32,6 +33,16 @@ def sentence(error: BaseException, script: str) -> str:
 def where(error: BaseException, script: str) -> list[str]:
     """The script's lines that led to the error, the outermost first."""
     return [f"  {script}, line {number}: {source}" for number, source in _places(error, script)]
+
+
+def within(error: BaseException, script: str) -> TracebackType | None:
+    """The part of an error's traceback that begins and ends in the script, for a debugger; None where there is none."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    mine = [n for n, (frame, _) in enumerate(frames) if frame.f_code.co_filename == script]
+    found: TracebackType | None = None
+    for frame, line in reversed(frames[mine[0] : mine[-1] + 1] if mine else []):
+        found = TracebackType(found, frame, frame.f_lasti, line)
+    return found
 
 
 def _places(error: BaseException, script: str) -> list[tuple[int, str]]:

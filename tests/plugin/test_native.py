@@ -1,5 +1,9 @@
 """`--nixos-mode native`: a check's test script in pytest's process, on machines without a VM."""
 
+import os
+import sys
+
+import pexpect
 import pytest
 
 from tests.leftovers import assert_none_left
@@ -70,3 +74,52 @@ def test_every_end_of_a_script_is_a_result(pytester: pytest.Pytester, checks: Ch
 def test_a_script_that_ends_itself_well_has_passed(pytester: pytest.Pytester, checks: Checks) -> None:
     checks.add("ends", "import sys; sys.exit(0)")
     assert outcomes(run(pytester, "--nixos-mode=native")) == {"passed": 1}
+
+
+def debug(pytester: pytest.Pytester, *args: str) -> "pexpect.spawn[str]":
+    argv = ["-m", "pytest", "--pdb", *args]
+    env = dict(os.environ, PYTHON_COLORS="0")
+    return pexpect.spawn(sys.executable, argv, cwd=str(pytester.path), env=env, encoding="utf-8", timeout=60)
+
+
+def test_a_debugger_finds_the_machines_up(pytester: pytest.Pytester, checks: Checks) -> None:
+    script = checks.add("bad", 'word = "why"\nweb.succeed(f"echo {word}; exit 7")\n')
+    prompt = debug(pytester, "--nixos-flake", "flake")
+    prompt.expect(r"nixos: up until you leave the prompt: web \(QEMU's pid \d+\)")
+    prompt.expect_exact("web.shell_interact() for a shell")
+    prompt.expect_exact(f"{script}, line 2: web.succeed")
+    prompt.expect_exact("(Pdb) ")
+    prompt.sendline("web.succeed(f'echo {word}-$((6*7))')")
+    prompt.expect_exact("why-42")
+    prompt.expect_exact("(Pdb) ")
+    prompt.sendline("web.shell_interact()")
+    prompt.expect_exact("root@web# ")
+    prompt.sendline("echo $((40+3))")
+    prompt.expect_exact("43")
+    prompt.sendeof()
+    prompt.expect_exact("(Pdb) ")
+    prompt.sendline("c")
+    prompt.expect_exact("1 failed")
+    prompt.expect(pexpect.EOF)
+    prompt.close()
+    assert_none_left(pytester.path)
+    assert records(pytester) == []
+
+
+def test_a_debugger_finds_the_machines_of_a_test_in_python(pytester: pytest.Pytester, checks: Checks) -> None:
+    checks.add("good", "")
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.nixos("good")
+        def test_it(nixos):
+            [web] = nixos.machines
+            web.succeed("exit 7")
+    """)
+    prompt = debug(pytester, "-o", "nixos_flake=flake", "test_a_debugger_finds_the_machines_of_a_test_in_python.py")
+    prompt.expect(r"nixos: up until you leave the prompt: web \(QEMU's pid \d+\)")
+    prompt.expect_exact("(Pdb) ")
+    prompt.sendline("q")
+    prompt.expect(pexpect.EOF)
+    prompt.close()
+    assert_none_left(pytester.path)
