@@ -1,7 +1,9 @@
 """Commands for the guest's root shell (the "backdoor"), which is a bash on a virtio console.
 
-An answer is: a line with a token; the output as lines of base64, so that any bytes pass; the token, `=` and
-the status. The tokens differ, so that what an earlier command has left unread can be told from the answer.
+An answer is: a line with a token; the token, `:`, 0 when more follows, `:` and the output's first bytes, quoted by
+bash; what follows as lines of base64, so that any bytes pass; the token, `=` and the status. The tokens differ, so that
+what an earlier command has left unread can be told from the answer. Most output is short, and no base64 is started for
+it: to start a program is what takes the time in a guest, and a command costs a bash already.
 
 QEMU drops what a guest writes to a virtio console when the socket is full, and that is full after a few
 thousand bytes, because each write of 16 bytes takes its own buffer. So after each full line the guest waits
@@ -13,6 +15,7 @@ import binascii
 import contextlib
 import itertools
 import math
+import re
 import shlex
 import socket
 from collections.abc import Callable
@@ -23,10 +26,13 @@ from pytest_nixos.vm.console import Stream, StreamClosed, StreamTimeout
 from pytest_nixos.vm.resources import listen
 
 LINE_BYTES = 2048
+HEAD_BYTES = 500  # each becomes up to four when it is quoted: together about a line
 BANNER = b"Spawning backdoor root shell..."
 TIMEOUT_STATUS = 124
 _GRACE_SECONDS = 30.0  # for the guest's own `timeout` to do its work, on a slow host
 _SEND_SECONDS = 60.0
+_ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+_ESCAPES = {b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b"E": b"\x1b"}
 
 
 class ShellRestarted(Exception):
@@ -42,7 +48,10 @@ def frame(command: str, token: str, timeout: float | None) -> bytes:
     run = f"({limit}bash -c {strict}; exit) </dev/null 3<&-"
     # Bash reads from pipes byte by byte, but for `read -N`, which asks for what it still lacks.
     confirmed = f'while read -rN {LINE_BYTES + 1} l; do printf %s "$l"; read -r l <&3; done; printf %s "$l"'
-    answer = f"{run} | base64 -w {LINE_BYTES} | {{ {confirmed}; }}; echo {token}=${{PIPESTATUS[0]}}"
+    # Fails at the end of the output, succeeds at a NUL (which it takes away) and after so many bytes.
+    head = f"LC_ALL=C; IFS= read -rd '' -n {HEAD_BYTES} o; e=$?; printf '%s:%d:%q\\n' {token} $e \"$o\""
+    rest = f"base64 -w {LINE_BYTES} | {{ {confirmed}; }}"
+    answer = f"{run} | {{ {head}; [ $e != 0 ] || {rest}; }}; echo {token}=${{PIPESTATUS[0]}}"
     return f"echo {token}; {{ {answer}; }} 3<&0\n".encode()
 
 
@@ -92,17 +101,26 @@ class Shell:
 
     def answer(self, token: str, deadline: Deadline) -> tuple[int, bytes]:
         """Exit status and output of the command; raises StreamClosed, StreamTimeout, ShellRestarted."""
-        output = bytearray()
+        mark = token.encode()
+        head, whole, rest = b"", False, bytearray()
         while True:
-            line = self._line(deadline)
-            if line.endswith(token.encode()):  # an echo after all, or a prompt, may stand before it
-                output.clear()
+            line = self._connected().until(b"\n", deadline).rstrip(b"\r")
+            if found := re.search(rb"%b:(\d+):(.*)" % mark, line):
+                head, whole = unquote(found[2]), found[1] != b"0"
+                if not whole and len(head) < HEAD_BYTES:
+                    head += b"\0"
                 continue
-            _, found, status = line.rpartition(token.encode() + b"=")
-            if found and status.isdigit():
+            if BANNER in line:
                 self._unread = ""
-                return int(status), decode(output)
-            output += line
+                raise ShellRestarted
+            if line.endswith(mark):  # an echo after all, or a prompt, may stand before it
+                rest.clear()
+                continue
+            _, ended, status = line.rpartition(mark + b"=")
+            if ended and status.isdigit():
+                self._unread = ""
+                return int(status), head if whole else head + decode(rest)
+            rest += line
             if len(line) >= LINE_BYTES:
                 self.send(b"\n")
 
@@ -119,17 +137,25 @@ class Shell:
         if self._socket:
             self._socket.close()
 
-    def _line(self, deadline: Deadline) -> bytes:
-        line = self._connected().until(b"\n", deadline).rstrip(b"\r")
-        if BANNER in line:
-            self._unread = ""
-            raise ShellRestarted
-        return line
-
     def _connected(self) -> Stream:
         if self.interrupted or self._stream is None:
             raise StreamClosed
         return self._stream
+
+
+def unquote(text: bytes) -> bytes:
+    """The bytes that bash's `%q` has quoted."""
+    if text == b"''":
+        return b""
+    if text.startswith(b"$'"):
+        return _ESCAPE.sub(_unescape, text[2:-1])
+    return _ESCAPE.sub(rb"\1", text)
+
+
+def _unescape(found: re.Match[bytes]) -> bytes:
+    if found[1].isdigit():
+        return bytes([int(found[1], 8)])
+    return _ESCAPES.get(found[1], found[1])
 
 
 def decode(text: bytes | bytearray) -> bytes:

@@ -33,13 +33,23 @@ def test_a_command_that_reads_does_not_swallow_the_next_one(machine: Machine) ->
     assert machine.succeed("cat", "echo next") == "next\n"
 
 
-@pytest.mark.parametrize("size", [0, 1, 1535, 1536, 1537, 3072, 1_000_000])
+@pytest.mark.parametrize("size", [0, 1, 499, 500, 501, 1535, 1536, 1537, 3072, 1_000_000])
 def test_output_of_any_size_and_bytes_comes_whole(machine: Machine, tmp_path: Path, size: int) -> None:
     data = (bytes(range(256)) * (size // 256 + 1))[:size]
     (tmp_path / "data").write_bytes(data)
     text = machine.succeed(f"base64 -w 0 {tmp_path}/data") if size < 5000 else ""
     assert base64.b64decode(text) == data[: 5000 if size < 5000 else 0]
     assert machine.succeed(f"cat {tmp_path}/data") == data.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Spawning backdoor root shell...\n", "a\0", "\0", "x" * 500 + "\0y", "x" * 499 + "\0", "@1=0\n@2:1:x\n@3\n"],
+)
+def test_output_that_looks_like_the_shells_own_words_is_output(machine: Machine, tmp_path: Path, text: str) -> None:
+    (tmp_path / "data").write_text(text)
+    assert machine.execute(f"cat {tmp_path}/data; exit 3") == (3, text)
+    assert machine.succeed("echo next") == "next\n"
 
 
 def test_a_failure_quotes_command_status_output_and_console(machine: Machine) -> None:

@@ -1,5 +1,6 @@
 """Lines, escapes, deadlines, reports: what is pure."""
 
+import subprocess
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from pytest_nixos.vm.console import LONGEST_LINE, LineSplitter, panic_in
 from pytest_nixos.vm.errors import CommandError
 from pytest_nixos.vm.guest import brief, tail
 from pytest_nixos.vm.log import neutralise
-from pytest_nixos.vm.shell import decode, frame
+from pytest_nixos.vm.shell import decode, frame, unquote
 
 
 def test_lines_are_split_wherever_the_chunks_end() -> None:
@@ -80,6 +81,16 @@ def test_a_commands_quotes_and_timeout_survive_the_frame() -> None:
 @pytest.mark.parametrize(("text", "data"), [(b"AP8=", b"\x00\xff"), (b"", b""), (b"no base64!", b"no base64!")])
 def test_an_answer_that_is_no_base64_is_kept(text: bytes, data: bytes) -> None:
     assert decode(text) == data
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"a", b"a b~'\"$\\\n", b"$'x'", b"#\xc3\xa9 1", bytes(range(1, 256)), b"\r", b"\0011", b"''"]
+)
+def test_what_bash_quotes_is_understood(data: bytes) -> None:
+    quote: list[str | bytes] = ["bash", "-c", 'LC_ALL=C; printf %q "$1"', "-", data]
+    quoted = subprocess.run(quote, check=True, capture_output=True).stdout
+    assert b"\n" not in quoted
+    assert unquote(quoted) == data
 
 
 def test_long_output_and_long_commands_are_cut() -> None:
