@@ -41,18 +41,22 @@ class ShellRestarted(Exception):
 
 def frame(command: str, token: str, timeout: float | None) -> bytes:
     """The line that runs a command with bash's strict options; timeout in seconds."""
-    limit = "" if timeout is None else f"timeout {max(1, math.ceil(timeout))} "
-    strict = shlex.quote(f"set -euo pipefail; {command}")
+    strict = f"-c {shlex.quote(f'set -euo pipefail; {command}')}"
+    # By its path, under its name: the search along PATH would be done anew each time, in a process that forgets it.
+    bash = (
+        f'(exec -a bash "$BASH" {strict})' if timeout is None else f"timeout {max(1, math.ceil(timeout))} bash {strict}"
+    )
     # No stdin: it would be the shell's own, and a command that reads would swallow the next one. And a subshell
     # that waits is its parent: `kill $PPID` ends that, not the shell.
-    run = f"({limit}bash -c {strict}; exit) </dev/null 3<&-"
+    run = f"({bash}; exit) </dev/null 3<&-"
+    # Fails at the end of the output, succeeds at a NUL (which it takes away) and after so many bytes.
+    head = f"LC_ALL=C IFS= read -rd '' -n {HEAD_BYTES} _o; _e=$?; LC_ALL=C printf '%s:%d:%q\\n' {token} $_e \"$_o\""
     # Bash reads from pipes byte by byte, but for `read -N`, which asks for what it still lacks.
     confirmed = f'while read -rN {LINE_BYTES + 1} l; do printf %s "$l"; read -r l <&3; done; printf %s "$l"'
-    # Fails at the end of the output, succeeds at a NUL (which it takes away) and after so many bytes.
-    head = f"LC_ALL=C; IFS= read -rd '' -n {HEAD_BYTES} o; e=$?; printf '%s:%d:%q\\n' {token} $e \"$o\""
-    rest = f"base64 -w {LINE_BYTES} | {{ {confirmed}; }}"
-    answer = f"{run} | {{ {head}; [ $e != 0 ] || {rest}; }}; echo {token}=${{PIPESTATUS[0]}}"
-    return f"echo {token}; {{ {answer}; }} 3<&0\n".encode()
+    rest = f"(base64 -w {LINE_BYTES} | {{ {confirmed}; }})"
+    # With lastpipe the shell itself is the reader, and not one more process.
+    answer = f"{run} | {{ {head}; [ $_e != 0 ] || {rest}; }}; echo {token}=${{PIPESTATUS[0]}}"
+    return f"shopt -s lastpipe; echo {token}; {{ {answer}; }} 3<&0\n".encode()
 
 
 class Shell:
