@@ -31,6 +31,12 @@ BANNER = b"Spawning backdoor root shell..."
 TIMEOUT_STATUS = 124
 _GRACE_SECONDS = 30.0  # for the guest's own `timeout` to do its work, on a slow host
 _SEND_SECONDS = 60.0
+_PLAIN = re.compile(r" *[\w./:@+,-]+(?: +[\w./:@+,=-]+)* *", re.ASCII)
+_SHELLS_OWN = (  # builtins and keywords that show or change the shell
+    ". alias bg bind break builtin caller command compgen complete compopt continue coproc declare dirs disown enable "
+    "eval exec export fc fg getopts hash help history jobs let local logout mapfile popd pushd read readarray readonly "
+    "return set shift shopt source suspend time times trap type typeset unalias unset wait"
+)
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPES = {b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b"E": b"\x1b"}
 
@@ -41,14 +47,9 @@ class ShellRestarted(Exception):
 
 def frame(command: str, token: str, timeout: float | None) -> bytes:
     """The line that runs a command with bash's strict options; timeout in seconds."""
-    strict = f"-c {shlex.quote(f'set -euo pipefail; {command}')}"
-    # By its path, under its name: the search along PATH would be done anew each time, in a process that forgets it.
-    bash = (
-        f'(exec -a bash "$BASH" {strict})' if timeout is None else f"timeout {max(1, math.ceil(timeout))} bash {strict}"
-    )
     # No stdin: it would be the shell's own, and a command that reads would swallow the next one. And a subshell
     # that waits is its parent: `kill $PPID` ends that, not the shell.
-    run = f"({bash}; exit) </dev/null 3<&-"
+    run = f"({_program(command, timeout)}; exit) </dev/null 3<&-"
     # Fails at the end of the output, succeeds at a NUL (which it takes away) and after so many bytes.
     head = f"LC_ALL=C IFS= read -rd '' -n {HEAD_BYTES} _o; _e=$?; LC_ALL=C printf '%s:%d:%q\\n' {token} $_e \"$_o\""
     # Bash reads from pipes byte by byte, but for `read -N`, which asks for what it still lacks.
@@ -57,6 +58,26 @@ def frame(command: str, token: str, timeout: float | None) -> bytes:
     # With lastpipe the shell itself is the reader, and not one more process.
     answer = f"{run} | {{ {head}; [ $_e != 0 ] || {rest}; }}; echo {token}=${{PIPESTATUS[0]}}"
     return f"shopt -s lastpipe; echo {token}; {{ {answer}; }} 3<&0\n".encode()
+
+
+def _program(command: str, timeout: float | None) -> str:
+    """What runs a command as `bash -c` does, with bash's strict options."""
+    if timeout is None and is_plain(command):
+        name, *arguments = command.split()
+        return " ".join(["set -euo pipefail; BASH_ARGV0=bash;", f"'{name}'", *arguments])  # quoted: no reserved word
+    strict = f"-c {shlex.quote(f'set -euo pipefail; {command}')}"
+    if timeout is None:
+        # By its path, under its name: a search along PATH would be done anew each time, by a process that forgets it.
+        return f'(exec -a bash "$BASH" {strict})'
+    return f"timeout {max(1, math.ceil(timeout))} bash {strict}"
+
+
+def is_plain(command: str) -> bool:
+    """Whether a command is one program and plain words, so that a fork of the shell does what a new bash would do.
+
+    Nothing in it asks who the shell is (`$$`, `$0`), what state it has (`set`, `trap`), or could be half a sentence.
+    """
+    return _PLAIN.fullmatch(command) is not None and command.split()[0] not in _SHELLS_OWN.split()
 
 
 class Shell:

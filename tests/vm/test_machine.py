@@ -52,6 +52,15 @@ def test_output_that_looks_like_the_shells_own_words_is_output(machine: Machine,
     assert machine.succeed("echo next") == "next\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "status"), [("false", 1), ("exit 7", 7), ("nosuchprogram", 127), ("then", 127), ("test -e /nosuch", 1)]
+)
+def test_a_plain_commands_status_is_its_own(machine: Machine, command: str, status: int) -> None:
+    assert machine.execute(command, timeout=None) == (status, "")
+    assert machine.succeed("cat", "cd /", "echo next") == "next\n"
+    assert machine.succeed("pwd") != "/\n"
+
+
 def test_a_failure_quotes_command_status_output_and_console(machine: Machine) -> None:
     with pytest.raises(CommandError) as caught:
         machine.succeed("echo out; echo err >&2; exit 9")
