@@ -8,11 +8,11 @@ reads it back from the transcript.
 import os
 import re
 import threading
+import time
 import tty
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from termios import ONLCR, TCSANOW, tcgetattr, tcsetattr
 from typing import BinaryIO, cast
 
 from pexpect import EOF, TIMEOUT
@@ -26,6 +26,8 @@ from pytest_nixos.vm.process import Process
 TAIL_LINES = 200
 LONGEST_LINE = 64 * 1024  # bytes after which a line without an end is taken as one
 _QUIET_SECONDS = 0.5  # a line without an end counts as a prompt when nothing follows it for so long
+_SMALL_CHUNK = 1024  # bytes; QEMU writes a few at a time, and to be woken for each of these writes would take a core
+_GATHER_SECONDS = 0.005
 _LOOK_SECONDS = 0.2  # how often the end of a silent process is looked for
 _PANIC = re.compile(r"(?:^|\] )(---\[ end )?Kernel panic - not syncing")
 
@@ -101,12 +103,9 @@ def panic_in(line: str, *, may_reboot: bool) -> bool:
 
 
 def open_pty() -> tuple[int, int]:
-    """A pseudo-terminal (ours, the program's) that passes bytes on as they are."""
+    """A pseudo-terminal (ours, the program's) that passes on what is typed as it is."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
-    mode = tcgetattr(theirs)
-    mode[1] &= ~ONLCR  # QEMU switches output processing on again; the guest sends its own carriage returns
-    tcsetattr(theirs, TCSANOW, mode)
     return ours, theirs
 
 
@@ -133,19 +132,21 @@ class Console:
         self._ended = self._shown = self._incomplete = False
         self._splitter = LineSplitter()
         self._changed = threading.Condition()
-        self._ours, self.theirs = open_pty()
+        self._keys, self.stdin = open_pty()
+        # Output takes a pipe: QEMU writes a few bytes at a time, and on a terminal each such write costs more.
+        self._output, self.stdout = os.pipe()
         self._thread: threading.Thread | None = None
 
     def follow(self, process: Process) -> None:
-        """Start draining; `theirs` is the process's by now."""
-        os.close(self.theirs)
+        """Start draining; `stdin` and `stdout` are the process's by now."""
+        self._close_theirs()
         self._thread = threading.Thread(target=self._drain, args=(process,), name=f"console {self._name}", daemon=True)
         self._thread.start()
 
     def send(self, data: bytes) -> None:
         """Type on the console."""
         while data:
-            data = data[os.write(self._ours, data) :]
+            data = data[os.write(self._keys, data) :]
 
     def interact(self) -> None:
         """Connect this program's terminal until ctrl-], the end of its input, or of the machine."""
@@ -199,9 +200,14 @@ class Console:
         if self._thread:
             self._thread.join(timeout=5)
         else:
-            os.close(self.theirs)
-        os.close(self._ours)
+            self._close_theirs()
+        os.close(self._keys)
+        os.close(self._output)
         self._file.close()
+
+    def _close_theirs(self) -> None:
+        os.close(self.stdin)
+        os.close(self.stdout)
 
     def _next_match(self, regex: re.Pattern[str], *, whole_lines: bool) -> str | None:
         with self._from(self._seen) as file:
@@ -223,12 +229,15 @@ class Console:
         return file
 
     def _drain(self, process: Process) -> None:
-        stream = Stream(self._ours)
+        stream = Stream(self._output)
         while True:
             # Asked before reading: what a process has printed before its end is then read to its end.
             ended = process.status() is not None
             try:
-                self._take(stream.read(_LOOK_SECONDS))
+                chunk = stream.read(_LOOK_SECONDS)
+                self._take(chunk)
+                if len(chunk) < _SMALL_CHUNK:
+                    time.sleep(_GATHER_SECONDS)  # what comes next comes together
             except StreamTimeout:
                 if ended:
                     break

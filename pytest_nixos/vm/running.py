@@ -43,8 +43,8 @@ class Running:
             undo.callback(self.qmp.close)
             self.console = Console(spec.name, transcript, log, self._line, self._end)
             undo.callback(self.console.close)
-            pty = self.console.theirs
-            self.process = Process(spec.command, env=env, cwd=dirs.state, stdin=pty, stdout=pty)
+            stdin, stdout = self.console.stdin, self.console.stdout
+            self.process = Process(spec.command, env=env, cwd=dirs.state, stdin=stdin, stdout=stdout)
             self.console.follow(self.process)
             self._undo = undo.pop_all()
 

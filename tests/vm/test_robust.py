@@ -175,8 +175,8 @@ def test_text_without_line_ends_costs_little(machine: Machine) -> None:
 def test_a_full_disk_under_the_transcript_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     ended = threading.Event()
     console = Console("web", Path("/dev/full"), Log(), lambda line: None, ended.set)
-    pty = console.theirs
-    console.follow(Process(["seq", "100000"], env=os.environ, cwd=Path("/"), stdin=pty, stdout=pty))
+    argv = ["seq", "100000"]
+    console.follow(Process(argv, env=os.environ, cwd=Path("/"), stdin=console.stdin, stdout=console.stdout))
     assert ended.wait(10)
     console.close()
     out = capsys.readouterr().out
