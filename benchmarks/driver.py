@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="kinds of run: trivial, round trips, console (repeatable)")
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a run is killed")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the driver that runs is killed, too
     os.environ["NIX_CONFIG"] = setup("--print-env").removeprefix("export NIX_CONFIG=").strip("'")
     measured = [kind for kind in kinds(args.commands, args.lines) if not args.only or kind.name in args.only]
     spec, env, accel = surroundings(args.check)
