@@ -1,6 +1,7 @@
 """Machines whose QEMU is tests/vm/run-fake-vm: real processes, sockets and terminals, no VM."""
 
 import base64
+import random
 import time
 from pathlib import Path
 
@@ -272,3 +273,16 @@ def test_what_is_sent_to_the_console_arrives(make_driver: MakeDriver) -> None:
 
 def test_signals_are_told_from_statuses() -> None:
     assert (process.describe(3), process.describe(-9)) == ("exit status 3", "signal 9")
+
+
+def test_output_of_any_length_comes_whole(machine: Machine) -> None:
+    """Around the limits at which an answer takes another form, with bytes that are quoted, and with none."""
+    machine.connect()
+    numbers = random.Random(5)
+    lengths = [*range(4), *range(498, 503), 999, 1000, 1001, 2047, 2048, 2049, 5000]
+    for length in lengths:
+        for data in (bytes(numbers.randrange(256) for _ in range(length)), b"\0" * length, b"'\\\n$"[:length] * length):
+            file = machine.state_dir / "data"
+            file.write_bytes(data)
+            assert machine.succeed(f"cat {file}") == data.decode(errors="replace"), length
+            assert machine.succeed(f"cat < {file}", timeout=20) == data.decode(errors="replace"), length
