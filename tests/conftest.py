@@ -66,7 +66,8 @@ class SmallFlake:
 def small_flake(pytester: pytest.Pytester, nix: Nix, busybox: Path, monkeypatch: pytest.MonkeyPatch) -> SmallFlake:
     """A small flake in pytester's folder, with a cache of its own for records and sessions."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # Hypothesis takes a second at the end of each session in a process of its own.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
     folder = pytester.path / "flake"
     (folder / "tools").mkdir(parents=True)
     shutil.copy(busybox.resolve(), folder / "tools" / "busybox")

@@ -35,7 +35,7 @@ def tree(pytester: pytest.Pytester, debian: Path, monkeypatch: pytest.MonkeyPatc
     Afterwards nothing of what was started in pytester's folder may be left.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")  # a second for each process
     tree = pytester.path / "tree"
     for folder in ("example_flake", "pytest_nixos", "tests/flakes/failing"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))

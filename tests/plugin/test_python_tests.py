@@ -63,7 +63,7 @@ def run(pytester: pytest.Pytester, project: Path) -> Run:
     """Runs the project's tests in a process of their own: what a test imports stays imported."""
 
     def run(*args: str, of: str = "tests") -> dict[str, int]:
-        result = pytester.runpytest_subprocess(of, "-rs", "-p", "no:hypothesispytest", *args)
+        result = pytester.runpytest_subprocess(of, "-rs", *args)
         assert_none_left(project)
         return outcomes(result)
 
