@@ -45,7 +45,7 @@ def nixos(request: pytest.FixtureRequest, nixos_session: "Session") -> "Driver":
     if booting is None:
         raise RuntimeError("the fixture `nixos` is for tests that have it among their arguments or usefixtures()")
     try:
-        return booting.tests.machines(request.node)
+        return booting.machines(request.node)
     except PytestNixosError as error:
         pytest.fail(str(error), pytrace=False)
 

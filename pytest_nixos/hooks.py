@@ -4,7 +4,7 @@ import signal
 from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from pytest_nixos.collection import VERIFIED, CheckItem, FlakeFile, arguments, f
 from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.options import BOOTING, Options
 from pytest_nixos.session import Controller, Owner, Session, Single, start
+
+if TYPE_CHECKING:
+    from pytest_nixos.vm.driver import Driver
 
 _PUSH_SECONDS, _HURRY_SECONDS = 120.0, 5.0
 _GOOD = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -69,11 +72,22 @@ class Booting:
     """Who runs tests: those in Python that have a check's machines."""
 
     def __init__(self, role: Session, session: pytest.Session) -> None:
-        from pytest_nixos.python_tests import PythonTests  # a session that boots nothing need not load the driver
+        from pytest_nixos import marked, python_tests  # a session that boots nothing need not load the driver
 
-        self.tests = PythonTests(role, session.config)
+        self.role, self.marked = role, marked
+        self.tests = python_tests.PythonTests(role, session.config)
         if not session.config.option.collectonly:
             role.note_tests(lambda: self.tests.plan(session.items))
+
+    def machines(self, item: pytest.Item) -> "Driver":
+        """The fixture's value. Raises CheckFailed."""
+        self.tests.check(item)
+        return self.marked.machines(self.role, item)
+
+    def driver_of(self, node: pytest.Item | pytest.Collector) -> "Driver | None":
+        """What the machines of a test belong to, where they are up."""
+        up = self.marked.shared(node) if isinstance(node, pytest.Item) else None
+        return up.driver if up else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -95,7 +109,7 @@ class Booting:
         """Show what the machines of a failed test have to say, while they are up."""
         report = yield
         if report.failed and call.excinfo and uses_machines(item):
-            self.tests.failed(item, call.excinfo.value, report)
+            self.marked.show_failure(item, call.excinfo.value, report)
         return report
 
 
@@ -110,7 +124,7 @@ class Debugging:
         """Before pytest opens the prompt."""
         booting: Booting | None = node.config.pluginmanager.get_plugin(BOOTING)
         native = node.native.driver if isinstance(node, CheckItem) and node.native else None
-        driver = booting.tests.driver_of(node) if booting and isinstance(node, pytest.Item) else native
+        driver = native or (booting.driver_of(node) if booting else None)
         for line in reporting.attaching(driver.machines if driver else ()):
             self.role.progress.line(line)
 

@@ -1,4 +1,4 @@
-"""Tests in Python that have a check's machines by the marker and the fixture `nixos`: their machines, and their proofs.
+"""What proves tests in Python that have a check's machines by the marker and the fixture `nixos`.
 
 A proof is of the driver's derivation, which the machines come from, and of all else that is known to decide the result:
 the test's name, its sources, options, Python, distributions, and which tests have used the same machines before.
@@ -7,8 +7,6 @@ the test's name, its sources, options, Python, distributions, and which tests ha
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,16 +16,13 @@ import pytest
 from pytest_nixos import reporting, sources
 from pytest_nixos.collection import VERIFIED, uses_machines
 from pytest_nixos.errors import CheckFailed, PytestNixosError
-from pytest_nixos.machines import boot, named
+from pytest_nixos.machines import named
+from pytest_nixos.marked import Wish, group_of, shared, wish_of
 from pytest_nixos.model import PythonTest, Subject
 from pytest_nixos.options import STARTED
 from pytest_nixos.recorder import PROOF, RAN, SECONDS
 from pytest_nixos.session import Session
-from pytest_nixos.vm import evidence
-from pytest_nixos.vm.driver import Driver
 
-_MARKER = "nixos"
-_SCOPES: dict[str, type[pytest.Collector]] = {"class": pytest.Class, "module": pytest.Module, "session": pytest.Session}
 _VERSION = 1
 # What is chosen, shown, or where it runs: a test's result does not depend on it. Our own options change derivations.
 _OF_NO_MATTER = (
@@ -51,30 +46,11 @@ _OF_NO_MATTER = (
 _STEERING = ("QEMU_OPTS", "QEMU_NET_OPTS")  # what start scripts read of the user's environment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a test says by `nixos(NAME, scope=..., record=..., reads=[...])`."""
-
-    name: str
-    scope: str
-    record: bool
-    reads: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Shared:
-    """Machines that are up for one or more tests, and the tests that have used them, in their order."""
-
-    driver: Driver
-    users: list[str] = field(default_factory=list)
-
-
-_MACHINES = pytest.StashKey[dict[str, Shared]]()
 _BEFORE = pytest.StashKey[tuple[float, frozenset[str]]]()  # the time when a test began, and what was loaded
 
 
 class PythonTests:
-    """The session's tests that use the fixture."""
+    """The session's tests that use the fixture: what runs of them are of, and what passes prove."""
 
     def __init__(self, role: Session, config: pytest.Config) -> None:
         self.role, self._config = role, config
@@ -87,7 +63,7 @@ class PythonTests:
         for item in filter(uses_machines, items):
             try:
                 wish = wish_of(item)
-                group = f"{_owner(item, wish).nodeid} {wish.name}"
+                group = group_of(item, wish)
                 users = before.setdefault(group, [])
                 subject = self._subject(item, wish, users)
             except PytestNixosError:
@@ -112,21 +88,11 @@ class PythonTests:
             # The second entry of a test that is run again keeps it from being a proof.
             item.user_properties.append((RAN, _text(subject)))
 
-    def machines(self, item: pytest.Item) -> Driver:
-        """The machines of the check that a test names, for as long as its scope says. Raises CheckFailed."""
+    def check(self, item: pytest.Item) -> None:
+        """Raise CheckFailed when the marker makes no sense, or says that the test is made of what can't be read."""
         wish = wish_of(item)
-        owner = _owner(item, wish)
         if wish.record:
-            self._sources(item, wish)  # what can't be read is said
-        shared = owner.stash.setdefault(_MACHINES, {})
-        if wish.name not in shared:
-            with ExitStack() as stack:
-                driver = stack.enter_context(boot(self.role, wish.name, self._folder(owner, wish)))
-                shared[wish.name] = Shared(driver)
-                stack.callback(shared.pop, wish.name)
-                owner.addfinalizer(stack.pop_all().close)
-        shared[wish.name].users.append(item.nodeid)
-        return shared[wish.name].driver
+            self._sources(item, wish)
 
     def passed(self, item: pytest.Item) -> None:
         """After a test's call: what it proves, if anything. Whatever has changed meanwhile proves nothing."""
@@ -144,39 +110,10 @@ class PythonTests:
         elif self._unchanged(item, files):
             item.user_properties.append((PROOF, ran[0]))
 
-    def failed(self, item: pytest.Item, error: BaseException, report: pytest.TestReport) -> None:
-        """After a failure: what its machines have to say."""
-        shared = self._shared(item)
-        if shared is None:
-            return
-        evidence.collect(shared.driver, error)
-        for machine in shared.driver.machines:
-            if tail := machine.console_tail(20):
-                report.sections.append((f"the console's last lines of {machine.name}", tail))
-        report.sections.append(("artifacts", str(shared.driver.out_dir)))
-
-    def _folder(self, owner: pytest.Item | pytest.Collector, wish: Wish) -> Path:
-        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{wish.name}-{owner.nodeid}")[-80:]
-        folder = self.role.artifacts / f"{plain}-{sources.digest(owner.nodeid)[:8]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
     def _now(self, item: pytest.Item) -> Subject | None:
         """What a proof of the test would be of, if it ran now."""
-        shared = self._shared(item)
-        return self._subject(item, wish_of(item), shared.users if shared else [])
-
-    def driver_of(self, item: pytest.Item) -> Driver | None:
-        """What the test's machines belong to, while they are up."""
-        shared = self._shared(item)
-        return shared.driver if shared else None
-
-    def _shared(self, item: pytest.Item) -> Shared | None:
-        """The machines that the test has, or would have if it ran now."""
-        with suppress(CheckFailed):
-            wish = wish_of(item)
-            return _owner(item, wish).stash.get(_MACHINES, {}).get(wish.name)
-        return None
+        up = shared(item)
+        return self._subject(item, wish_of(item), up.users if up else [])
 
     def _subject(self, item: pytest.Item, wish: Wish, before: Sequence[str]) -> Subject | None:
         """The same for a test whose machines were used by others before; None where nothing would be recorded."""
@@ -229,36 +166,8 @@ class PythonTests:
         )
 
 
-def wish_of(item: pytest.Item) -> Wish:
-    """What the test's marker says. Raises CheckFailed when there is none, or when it makes no sense."""
-    marker = item.get_closest_marker(_MARKER)
-    if marker is None:
-        raise CheckFailed(f"{item.name} does not say whose machines it wants", 'mark it: @pytest.mark.nixos("CHECK")')
-    try:
-        wish = _wish(*marker.args, **marker.kwargs)
-    except TypeError as error:
-        raise CheckFailed(
-            f"the marker nixos of {item.name} can't be used: {str(error).removeprefix('_wish() ')}"
-        ) from None
-    if wish.scope not in {"function", *_SCOPES}:
-        hint = f"there are function, {', '.join(_SCOPES)}"
-        raise CheckFailed(f"the marker nixos of {item.name} has an unknown scope: {wish.scope!r}", hint)
-    return wish
-
-
-def _wish(name: str, *, scope: str = "function", record: bool = False, reads: Sequence[str] = ()) -> Wish:
-    if not isinstance(name, str) or isinstance(reads, str) or not all(isinstance(pattern, str) for pattern in reads):
-        raise TypeError("the check's name is text, and reads= a list of patterns")
-    return Wish(name=name, scope=scope, record=bool(record), reads=tuple(reads))
-
-
 def _plain(wish: Wish) -> list[object]:
     return [wish.name, wish.scope, list(wish.reads)]
-
-
-def _owner(item: pytest.Item, wish: Wish) -> pytest.Item | pytest.Collector:
-    """Whose end is the machines' end; a function that is in no class is its own."""
-    return item if wish.scope == "function" else item.getparent(_SCOPES[wish.scope]) or item
 
 
 def _fixtures(item: pytest.Item) -> Sequence[str]:

@@ -13,7 +13,7 @@ GROUND = {f"pytest_nixos{part}" for part in ("", ".model", ".errors", ".host", "
 # Who alone may import it; a folder means all modules in it.
 OWNERS = {
     "pytest": {"plugin", "hooks", "options", "collection", "session", "recorder", "fixtures"}
-    | {"progress", "reporting", "inquiries", "subtests", "interactive", "python_tests"},
+    | {"progress", "reporting", "inquiries", "subtests", "interactive", "python_tests", "marked"},
     "_pytest": {"plugin", "subtests"},
     "filelock": {"rundir", "records.stores.git"},
     "cryptography": {"records.signing"},

@@ -1,0 +1,114 @@
+"""Tests in Python that name a check by the marker `nixos`: what they say, and the machines that they have."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pytest_nixos import sources
+from pytest_nixos.errors import CheckFailed
+from pytest_nixos.machines import boot
+from pytest_nixos.session import Session
+from pytest_nixos.vm import evidence
+from pytest_nixos.vm.driver import Driver
+
+_MARKER = "nixos"
+_SCOPES: dict[str, type[pytest.Collector]] = {"class": pytest.Class, "module": pytest.Module, "session": pytest.Session}
+_CONSOLE_LINES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a test says by `nixos(NAME, scope=..., record=..., reads=[...])`."""
+
+    name: str
+    scope: str
+    record: bool
+    reads: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Shared:
+    """Machines that are up for one or more tests, and the tests that have used them, in their order."""
+
+    driver: Driver
+    users: list[str] = field(default_factory=list)
+
+
+_MACHINES = pytest.StashKey[dict[str, Shared]]()
+
+
+def wish_of(item: pytest.Item) -> Wish:
+    """What the test's marker says. Raises CheckFailed when there is none, or when it makes no sense."""
+    marker = item.get_closest_marker(_MARKER)
+    if marker is None:
+        raise CheckFailed(f"{item.name} does not say whose machines it wants", 'mark it: @pytest.mark.nixos("CHECK")')
+    try:
+        wish = _wish(*marker.args, **marker.kwargs)
+    except TypeError as error:
+        reason = str(error).removeprefix("_wish() ")
+        raise CheckFailed(f"the marker nixos of {item.name} can't be used: {reason}") from None
+    if wish.scope not in {"function", *_SCOPES}:
+        hint = f"there are function, {', '.join(_SCOPES)}"
+        raise CheckFailed(f"the marker nixos of {item.name} has an unknown scope: {wish.scope!r}", hint)
+    return wish
+
+
+def _wish(name: str, *, scope: str = "function", record: bool = False, reads: Sequence[str] = ()) -> Wish:
+    if not isinstance(name, str) or isinstance(reads, str) or not all(isinstance(pattern, str) for pattern in reads):
+        raise TypeError("the check's name is text, and reads= a list of patterns")
+    return Wish(name=name, scope=scope, record=bool(record), reads=tuple(reads))
+
+
+def group_of(item: pytest.Item, wish: Wish) -> str:
+    """The same text for all tests that share machines."""
+    return f"{_owner(item, wish).nodeid} {wish.name}"
+
+
+def machines(role: Session, item: pytest.Item) -> Driver:
+    """The machines of the check that a test names, for as long as its scope says. Raises CheckFailed."""
+    wish = wish_of(item)
+    owner = _owner(item, wish)
+    of_owner = owner.stash.setdefault(_MACHINES, {})
+    if wish.name not in of_owner:
+        with ExitStack() as stack:
+            driver = stack.enter_context(boot(role, wish.name, _folder(role, owner, wish)))
+            of_owner[wish.name] = Shared(driver)
+            stack.callback(of_owner.pop, wish.name)
+            owner.addfinalizer(stack.pop_all().close)
+    of_owner[wish.name].users.append(item.nodeid)
+    return of_owner[wish.name].driver
+
+
+def shared(item: pytest.Item) -> Shared | None:
+    """The machines that a test has, or would have if it ran now, where they exist already."""
+    with suppress(CheckFailed):
+        wish = wish_of(item)
+        return _owner(item, wish).stash.get(_MACHINES, {}).get(wish.name)
+    return None
+
+
+def show_failure(item: pytest.Item, error: BaseException, report: pytest.TestReport) -> None:
+    """Add what the machines of a test that has failed have to say to its report."""
+    up = shared(item)
+    if up is None:
+        return
+    evidence.collect(up.driver, error)
+    for machine in up.driver.machines:
+        if tail := machine.console_tail(_CONSOLE_LINES):
+            report.sections.append((f"the console's last lines of {machine.name}", tail))
+    report.sections.append(("artifacts", str(up.driver.out_dir)))
+
+
+def _owner(item: pytest.Item, wish: Wish) -> pytest.Item | pytest.Collector:
+    """Whose end is the machines' end; a function that is in no class is its own."""
+    return item if wish.scope == "function" else item.getparent(_SCOPES[wish.scope]) or item
+
+
+def _folder(role: Session, owner: pytest.Item | pytest.Collector, wish: Wish) -> Path:
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{wish.name}-{owner.nodeid}")[-80:]
+    folder = role.artifacts / f"{plain}-{sources.digest(owner.nodeid)[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
