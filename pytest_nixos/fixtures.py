@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def nixos_session(pytestconfig: pytest.Config) -> "Session":
     """The plugin's session object; skips where no flake is given."""
-    role: Session | None = pytestconfig.pluginmanager.get_plugin("nixos-session")
+    role = _session(pytestconfig)
+    role.unsure = True
+    return role
+
+
+def _session(config: pytest.Config) -> "Session":
+    role: Session | None = config.pluginmanager.get_plugin("nixos-session")
     if role is None:
         pytest.skip("no flake: give one with --nixos-flake, or with nixos_flake in the ini file")
     return role
@@ -39,8 +45,9 @@ def nixos_prebuilt(nixos_session: "Session") -> "Prebuilt":
 
 
 @pytest.fixture
-def nixos(request: pytest.FixtureRequest, nixos_session: "Session") -> "Driver":
+def nixos(request: pytest.FixtureRequest) -> "Driver":
     """The machines of the check that the test names by the marker: `@pytest.mark.nixos("web", scope="module")`."""
+    _session(request.config)
     booting: Booting | None = request.config.pluginmanager.get_plugin(BOOTING)
     if booting is None:
         raise RuntimeError("the fixture `nixos` is for tests that have it among their arguments or usefixtures()")

@@ -75,32 +75,28 @@ class Booting:
         from pytest_nixos import marked, python_tests  # a session that boots nothing need not load the driver
 
         self.role, self.marked = role, marked
-        self.tests = python_tests.PythonTests(role, session.config)
+        self.tests = python_tests.PythonTests(role, session.config, session.items)
         if not session.config.option.collectonly:
-            role.note_tests(lambda: self.tests.plan(session.items))
+            role.note_tests(self.tests.plan)
 
     def machines(self, item: pytest.Item) -> "Driver":
         """The fixture's value. Raises CheckFailed."""
-        self.tests.check(item)
         return self.marked.machines(self.role, item)
 
     def driver_of(self, node: pytest.Item | pytest.Collector) -> "Driver | None":
         """What the machines of a test belong to, where they are up."""
-        up = self.marked.shared(node) if isinstance(node, pytest.Item) else None
-        return up.driver if up else None
+        return self.marked.driver_of(node) if isinstance(node, pytest.Item) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what is verified, before pytest looks for reasons to skip."""
-        if uses_machines(item):
-            self.tests.begin(item)
+        self.tests.begin(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         """Note what a pass proves."""
         yield
-        if uses_machines(item):
-            self.tests.passed(item)
+        self.tests.passed(item)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

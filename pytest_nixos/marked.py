@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,15 +29,7 @@ class Wish:
     reads: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Shared:
-    """Machines that are up for one or more tests, and the tests that have used them, in their order."""
-
-    driver: Driver
-    users: list[str] = field(default_factory=list)
-
-
-_MACHINES = pytest.StashKey[dict[str, Shared]]()
+_MACHINES = pytest.StashKey[dict[str, Driver]]()  # by the checks' names
 
 
 def wish_of(item: pytest.Item) -> Wish:
@@ -50,21 +42,17 @@ def wish_of(item: pytest.Item) -> Wish:
     except TypeError as error:
         reason = str(error).removeprefix("_wish() ")
         raise CheckFailed(f"the marker nixos of {item.name} can't be used: {reason}") from None
-    if wish.scope not in {"function", *_SCOPES}:
+    if wish.scope not in ("function", *_SCOPES):
         hint = f"there are function, {', '.join(_SCOPES)}"
         raise CheckFailed(f"the marker nixos of {item.name} has an unknown scope: {wish.scope!r}", hint)
     return wish
 
 
 def _wish(name: str, *, scope: str = "function", record: bool = False, reads: Sequence[str] = ()) -> Wish:
-    if not isinstance(name, str) or isinstance(reads, str) or not all(isinstance(pattern, str) for pattern in reads):
-        raise TypeError("the check's name is text, and reads= a list of patterns")
+    patterns = isinstance(reads, list | tuple) and all(isinstance(pattern, str) for pattern in reads)
+    if not (isinstance(name, str) and isinstance(scope, str) and patterns):
+        raise TypeError("the check's name and the scope are text, and reads= is a list of patterns")
     return Wish(name=name, scope=scope, record=bool(record), reads=tuple(reads))
-
-
-def group_of(item: pytest.Item, wish: Wish) -> str:
-    """The same text for all tests that share machines."""
-    return f"{_owner(item, wish).nodeid} {wish.name}"
 
 
 def machines(role: Session, item: pytest.Item) -> Driver:
@@ -74,16 +62,14 @@ def machines(role: Session, item: pytest.Item) -> Driver:
     of_owner = owner.stash.setdefault(_MACHINES, {})
     if wish.name not in of_owner:
         with ExitStack() as stack:
-            driver = stack.enter_context(boot(role, wish.name, _folder(role, owner, wish)))
-            of_owner[wish.name] = Shared(driver)
+            of_owner[wish.name] = stack.enter_context(boot(role, wish.name, _folder(role, owner, wish)))
             stack.callback(of_owner.pop, wish.name)
             owner.addfinalizer(stack.pop_all().close)
-    of_owner[wish.name].users.append(item.nodeid)
-    return of_owner[wish.name].driver
+    return of_owner[wish.name]
 
 
-def shared(item: pytest.Item) -> Shared | None:
-    """The machines that a test has, or would have if it ran now, where they exist already."""
+def driver_of(item: pytest.Item) -> Driver | None:
+    """What the machines of a test belong to, where they exist."""
     with suppress(CheckFailed):
         wish = wish_of(item)
         return _owner(item, wish).stash.get(_MACHINES, {}).get(wish.name)
@@ -92,14 +78,14 @@ def shared(item: pytest.Item) -> Shared | None:
 
 def show_failure(item: pytest.Item, error: BaseException, report: pytest.TestReport) -> None:
     """Add what the machines of a test that has failed have to say to its report."""
-    up = shared(item)
-    if up is None:
+    driver = driver_of(item)
+    if driver is None:
         return
-    evidence.collect(up.driver, error)
-    for machine in up.driver.machines:
+    evidence.collect(driver, error)
+    for machine in driver.machines:
         if tail := machine.console_tail(_CONSOLE_LINES):
             report.sections.append((f"the console's last lines of {machine.name}", tail))
-    report.sections.append(("artifacts", str(up.driver.out_dir)))
+    report.sections.append(("artifacts", str(driver.out_dir)))
 
 
 def _owner(item: pytest.Item, wish: Wish) -> pytest.Item | pytest.Collector:

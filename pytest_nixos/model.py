@@ -167,15 +167,15 @@ class PlannedCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonTest:
-    """A test in Python with machines. Tests of one group share them, and are verified together or not at all.
+    """A test in a file that has tests with machines. Those of a file are verified together or not at all.
 
-    subject is what a proof of it is of, its driver being PREFIX with a hash; None where nothing is recorded.
+    subject is what a proof of it is of, its driver being PREFIX with a hash; None where nothing is recorded of it.
     """
 
     PREFIX: ClassVar[str] = "/python/"
 
     nodeid: str
-    group: str
+    file: str
     subject: Subject | None
 
 

@@ -12,9 +12,7 @@ from pytest_nixos.errors import PytestNixosError
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 BOOTING = "nixos-booting"  # the plugin that has the machines of tests in Python
-STARTED = pytest.StashKey[
-    float
-]()  # when pytest began, before it loaded anything of the project, in seconds since the epoch
+OURS: set[str] = set()  # the names that our options have in pytest's namespace
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 _SESSIONS = "pytest-nixos-sessions"  # a folder of our own: what dead sessions left in it is deleted
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -281,3 +279,4 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nixos_timeout", "see --nixos-timeout", default="")
     parser.addini("nixos_records", "see --nixos-records, one on each line", type="linelist", default=[])
     parser.addini("nixos_trusted_keys", "see --nixos-trusted-key, one on each line", type="linelist", default=[])
+    OURS.update(option.dest for option in group.options)

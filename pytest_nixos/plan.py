@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,20 +168,25 @@ def _look_up(flakes: list[FlakePlan], system: str, request: Request) -> tuple[Pr
     }, answer.warnings
 
 
-def prove_tests(tests: Sequence[PythonTest], request: Request) -> tuple[dict[str, ProvenTest], tuple[str, ...]]:
+def prove_tests(
+    tests: Sequence[PythonTest], request: Request, whole_files: bool
+) -> tuple[dict[str, ProvenTest], tuple[str, ...]]:
     """What is recorded of tests in Python, by their node ids; and the stores' warnings.
 
-    One that shares machines has them as those before it left them: it is verified when all that share them are.
+    The tests of a file are verified when all are that anything is recorded of, and, unless there is but one test, when
+    one process is to run the file as a whole, since only that was tried.
     """
     recorded = [(test, test.subject) for test in tests if test.subject]
     if request.keeper is None or not recorded:
         return {}, ()
     answer = request.keeper.look_up([of for _, of in recorded], now=time.time(), max_age=request.max_age)
     evidence = {test.nodeid: proof for (test, _), proof in zip(recorded, answer.evidence, strict=True)}
-    to_run = {test.group for test in tests if request.rerun or evidence.get(test.nodeid) is None}
+    sizes = Counter(test.file for test in tests)
+    to_run = {test.file for test, _ in recorded if request.rerun or evidence[test.nodeid] is None}
+    to_run |= {file for file, size in sizes.items() if size > 1 and not whole_files}
     said = zip(recorded, answer.newest, strict=True)
     return {
-        test.nodeid: ProvenTest(evidence=None if test.group in to_run else evidence[test.nodeid], newest=newest)
+        test.nodeid: ProvenTest(evidence=None if test.file in to_run else evidence[test.nodeid], newest=newest)
         for (test, _), newest in said
     }, answer.warnings
 

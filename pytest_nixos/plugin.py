@@ -5,12 +5,11 @@ options and fixtures is loaded, and pytest is as fast as without the plugin.
 """
 
 import os
-import time
 
 import pytest
 from _pytest.main import wrap_session
 
-from pytest_nixos.options import STARTED, Options, add_options, requested
+from pytest_nixos.options import Options, add_options, requested
 from pytest_nixos.records.credentials import SECRET_KEY, take
 
 pytest_plugins = ["pytest_nixos.fixtures"]
@@ -19,12 +18,6 @@ pytest_plugins = ["pytest_nixos.fixtures"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     add_options(parser)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Note when it all began."""
-    early_config.stash[STARTED] = time.time()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,195 +1,238 @@
 """What proves tests in Python that have a check's machines by the marker and the fixture `nixos`.
 
-A proof is of the driver's derivation, which the machines come from, and of all else that is known to decide the result:
-the test's name, its sources, options, Python, distributions, and which tests have used the same machines before.
+The tests of a file share a process, modules, fixtures and perhaps machines, so they are proven together: in a run of
+all that are selected, in their order, in one process, without a failure, a second try, or an edit meanwhile.
+
+A proof is of the derivation of the test's driver, which its machines come from, and of all else that is known to decide
+the result: the file's tests and what they say, the files that they are made of, Python, what is installed, and options.
 """
 
 import os
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from _pytest.skipping import evaluate_skip_marks  # what pytest itself asks before it runs a test
 
-from pytest_nixos import reporting, sources
+from pytest_nixos import options, reporting, sources
 from pytest_nixos.collection import VERIFIED, uses_machines
-from pytest_nixos.errors import CheckFailed, PytestNixosError
+from pytest_nixos.errors import PytestNixosError
 from pytest_nixos.machines import named
-from pytest_nixos.marked import Wish, group_of, shared, wish_of
+from pytest_nixos.marked import Wish, wish_of
 from pytest_nixos.model import PythonTest, Subject
-from pytest_nixos.options import STARTED
-from pytest_nixos.recorder import PROOF, RAN, SECONDS
+from pytest_nixos.recorder import PROOF, SECONDS
 from pytest_nixos.session import Session
 
-_VERSION = 1
-# What is chosen, shown, or where it runs: a test's result does not depend on it. Our own options change derivations.
-_OF_NO_MATTER = (
-    *("file_or_dir", "keyword", "markexpr", "deselect", "ignore", "ignore_glob", "collectonly", "maxfail"),
-    *("lf", "failedfirst", "newfirst", "last_failed_no_failures", "stepwise", "stepwise_skip", "stepwise_reset"),
-    *(
-        "verbose",
-        "no_header",
-        "no_summary",
-        "no_fold_skipped",
-        "force_short_summary",
-        "reportchars",
-        "tbstyle",
-        "color",
-    ),
-    *("showlocals", "code_highlight", "durations", "durations_min", "xmlpath", "junitprefix", "show_capture"),
-    *("fulltrace", "cacheshow", "cacheclear", "basetemp", "usepdb", "console_output_style", "xfail_tb"),
-    *("tx", "dist", "distload", "numprocesses", "maxprocesses", "maxworkerrestart", "loadgroup", "looponfail", "px"),
-    *("rsyncdir", "rsyncignore", "testrunuid", "maxschedchunk", "distn", "isoscope"),
-)
-_STEERING = ("QEMU_OPTS", "QEMU_NET_OPTS")  # what start scripts read of the user's environment
+_VERSION = 2
+# What is selected, shown, or where it runs. Our own options change derivations.
+_OF_NO_MATTER = {
+    *("file_or_dir", "deselect", "ignore", "ignore_glob", "collectonly", "maxfail", "lf", "failedfirst", "newfirst"),
+    *("last_failed_no_failures", "stepwise", "stepwise_skip", "stepwise_reset", "cacheshow", "cacheclear"),
+    *("verbose", "no_header", "no_summary", "no_fold_skipped", "force_short_summary", "reportchars", "tbstyle"),
+    *("color", "showlocals", "code_highlight", "durations", "durations_min", "xmlpath", "junitprefix"),
+    *("show_capture", "fulltrace", "console_output_style", "xfail_tb", "usepdb", "basetemp"),
+    *("tx", "dist", "distload", "numprocesses", "maxprocesses", "maxworkerrestart", "loadgroup", "looponfail"),
+    *("px", "rsyncdir", "rsyncignore", "testrunuid", "maxschedchunk", "distn", "isoscope"),
+}
+# What start scripts read of the user's environment.
+_STEERING = ("QEMU_", "NIX_DISK_IMAGE", "NIX_EFI_VARS", "NIX_SWTPM_DIR", "USE_TMPDIR", "SHARED_DIR")
+_OWN_FIXTURES = "pytest_nixos.fixtures"
 
-
-_BEFORE = pytest.StashKey[tuple[float, frozenset[str]]]()  # the time when a test began, and what was loaded
+_BEGAN = pytest.StashKey[float]()
 
 
 class PythonTests:
-    """The session's tests that use the fixture: what runs of them are of, and what passes prove."""
+    """The selected tests, file by file, and what passes of them prove. Every process that runs tests has one."""
 
-    def __init__(self, role: Session, config: pytest.Config) -> None:
-        self.role, self._config = role, config
-        self._fingerprints: dict[tuple[Path, tuple[str, ...]], tuple[tuple[Path, ...], str]] = {}
+    def __init__(self, role: Session, config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+        self._role, self._config, self._base = role, config, config.rootpath
+        self._files = _by_file(items)
+        self._ran: dict[Path, list[str]] = {path: [] for path in self._files}
+        self._warned: set[Path] = set()
 
-    def plan(self, items: Sequence[pytest.Item]) -> tuple[PythonTest, ...]:
-        """The selected tests, with what a proof of each would be of. One that makes no sense fails when it runs."""
-        before: dict[str, list[str]] = {}
-        tests = []
-        for item in filter(uses_machines, items):
-            try:
-                wish = wish_of(item)
-                group = group_of(item, wish)
-                users = before.setdefault(group, [])
-                subject = self._subject(item, wish, users)
-            except PytestNixosError:
-                continue
-            tests.append(PythonTest(nodeid=item.nodeid, group=group, subject=subject))
-            users.append(item.nodeid)
-        return tuple(tests)
+    def plan(self) -> tuple[PythonTest, ...]:
+        """All tests of the files in which something may be recorded, with what a proof of each would be of."""
+        return tuple(test for path in self._files for test in self._planned(path))
 
     def begin(self, item: pytest.Item) -> None:
-        """Before a test's setup: mark it as verified, or note what is about to run."""
-        proven = self.role.proven.get(item.nodeid)
+        """Before a test's setup: mark it as verified, or note that it runs."""
+        proven = self._role.proven.get(item.nodeid)
         if proven is not None and proven.evidence is not None:
             item.add_marker(pytest.mark.skip(reason=reporting.verified_reason(proven.evidence)))
             item.user_properties.append((VERIFIED, proven.evidence.record))
             return
-        try:
-            subject = self._now(item)
-        except PytestNixosError:
-            return  # its fixture says so
-        if subject is not None:
-            item.stash[_BEFORE] = time.monotonic(), sources.loaded()
-            # The second entry of a test that is run again keeps it from being a proof.
-            item.user_properties.append((RAN, _text(subject)))
-
-    def check(self, item: pytest.Item) -> None:
-        """Raise CheckFailed when the marker makes no sense, or says that the test is made of what can't be read."""
-        wish = wish_of(item)
-        if wish.record:
-            self._sources(item, wish)
+        item.stash[_BEGAN] = time.monotonic()
+        if item.path in self._ran and not _is_skipped(item):
+            self._ran[item.path].append(item.nodeid)
 
     def passed(self, item: pytest.Item) -> None:
-        """After a test's call: what it proves, if anything. Whatever has changed meanwhile proves nothing."""
-        ran = [value for name, value in item.user_properties if name == RAN]
-        if len(ran) != 1:
+        """After a test's call: what it proves, if the others of its file do well, too."""
+        wish = _wish(item)
+        if wish is None or not wish.record:
             return
-        began, loaded = item.stash[_BEFORE]
-        item.user_properties.append((SECONDS, f"{time.monotonic() - began:.3f}"))
-        files, _ = self._sources(item, wish_of(item))
-        strangers = [path for path in sources.loaded_since(loaded) if path not in files]
-        if strangers:
-            item.warn(
-                pytest.PytestWarning(f"not recorded: it has imported {strangers[0]} in a way that can't be foreseen")
-            )
-        elif self._unchanged(item, files):
-            item.user_properties.append((PROOF, ran[0]))
+        item.user_properties.append((SECONDS, f"{time.monotonic() - item.stash[_BEGAN]:.3f}"))
+        doubt = self._doubt(item)
+        if not doubt:
+            item.user_properties.append((PROOF, "yes"))
+        elif item.path not in self._warned:
+            self._warned.add(item.path)
+            item.warn(pytest.PytestWarning(f"{item.path.name} is not recorded: {doubt}"))
 
-    def _now(self, item: pytest.Item) -> Subject | None:
-        """What a proof of the test would be of, if it ran now."""
-        up = shared(item)
-        return self._subject(item, wish_of(item), up.users if up else [])
+    def _planned(self, path: Path) -> list[PythonTest]:
+        items = [item for item in self._files[path] if not _is_skipped(item)]
+        if self._prejudice(items):
+            return []
+        try:
+            key = self._key(path, items, self._snapshot(path, self._files[path]))
+        except (PytestNixosError, OSError):
+            return []
+        return [
+            PythonTest(nodeid=item.nodeid, file=str(path), subject=self._subject(item, key) if _records(item) else None)
+            for item in items
+        ]
 
-    def _subject(self, item: pytest.Item, wish: Wish, before: Sequence[str]) -> Subject | None:
-        """The same for a test whose machines were used by others before; None where nothing would be recorded."""
-        check = named(self.role, wish.name)
-        alone = "nixos_boot" not in _fixtures(item)  # nobody knows whom it shares other machines with
-        free = not self.role.options.network and not any(name in os.environ for name in _STEERING)
-        if not (wish.record and check.recorded and check.driver and alone and free):
+    def _subject(self, item: pytest.Item, key: str) -> Subject | None:
+        wish = _wish(item)
+        assert wish
+        check = named(self._role, wish.name)
+        if check.driver is None or not check.recorded:
             return None
-        _, fingerprint = self._sources(item, wish)
-        key = sources.digest([_VERSION, item.nodeid, list(before), _plain(wish), fingerprint, *self._world()])
         name = "".join(c if c.isalnum() and c.isascii() else "-" for c in item.name)[:40]
+        hashed = sources.digest([key, item.nodeid])[:32]
         return Subject(
             check=item.nodeid,
-            system=self.role.plan.system,
+            system=self._role.plan.system,
             derivation=check.driver,
-            driver=f"{PythonTest.PREFIX}{key[:32]}-{name}",
+            driver=f"{PythonTest.PREFIX}{hashed}-{name}",
         )
 
-    def _sources(self, item: pytest.Item, wish: Wish) -> tuple[tuple[Path, ...], str]:
-        """The files that decide the test's result, and their hash when they were first looked at."""
-        place = (item.path, wish.reads)
-        if place not in self._fingerprints:
-            base = self._config.rootpath
-            try:
-                files = sources.files_of([*_roots(self._config, item.path)], wish.reads, base)
-                self._fingerprints[place] = files, sources.fingerprint(files, base)
-            except (OSError, SyntaxError, ValueError) as error:
-                raise CheckFailed(f"the sources of {item.nodeid} can't be read: {error}") from None
-        return self._fingerprints[place]
+    def _prejudice(self, items: Sequence[pytest.Item]) -> str:
+        """Why nothing is recorded of these tests of a file, as far as the tests themselves tell; "" if it may be."""
+        steering = sorted(name for name in os.environ if name.startswith(_STEERING))
+        if not any(map(_records, items)):
+            return "no test of it asks for that"
+        if self._role.options.network or steering:
+            return f"{'--nixos-network' if self._role.options.network else steering[0]} is set"
+        if any(wish.scope == "session" for wish in map(_wish, items) if wish):
+            return "its machines are shared by the whole session"
+        shared = [name for item in items for name in _shared_fixtures(item, self._base)]
+        return f"the fixture {shared[0]} may be shared with tests of other files" if shared else ""
 
-    def _unchanged(self, item: pytest.Item, files: Sequence[Path]) -> bool:
-        """Whether what was loaded, perhaps before it was hashed, is what lies there now."""
-        base, wish = self._config.rootpath, wish_of(item)
+    def _doubt(self, item: pytest.Item) -> str:
+        """Why a pass proves nothing; "" if it does."""
+        path, nodeid = item.path, item.nodeid
+        planned, ran = self._role.tests, self._ran[path]
+        items = [one for one in self._files[path] if one.nodeid in ran]
+        if doubt := self._prejudice(items):
+            return doubt
+        if self._role.unsure:
+            return "this session uses nixos_boot, nixos_plan or nixos_prebuilt"
+        in_order = [test.nodeid for test in planned.values() if test.file == str(path)]
         try:
-            now = sources.files_of([*_roots(self._config, item.path)], wish.reads, base)
-            fingerprint = sources.fingerprint(now, base)
-            return fingerprint == self._sources(item, wish)[1] and sources.newest_change(now) < self._config.stash.get(
-                STARTED, 0.0
-            )
-        except (OSError, SyntaxError, ValueError, PytestNixosError):
-            return False
+            taken = self._snapshot(path, self._files[path])
+            if ran != in_order[: len(ran)] or nodeid not in planned:
+                return "its tests have run more than once, in another order, or in several processes"
+            if planned[nodeid].subject is None:
+                return "its check opts out of records"
+            known = taken.files
+            strangers = [n for n in sorted(sources.loaded(self._base)) if not {n, os.path.realpath(n)} & known]
+            if strangers:
+                return f"{os.path.relpath(strangers[0], self._base)} is loaded, which is not among what it reads="
+            whole = [one for one in self._files[path] if one.nodeid in in_order]
+            now = self._subject(item, self._key(path, whole, taken))
+        except (PytestNixosError, OSError) as error:
+            return str(error)
+        if now is None or now != planned[nodeid].subject or taken.changed_at >= sources.process_started():
+            return "its files have been edited meanwhile"
+        return ""
 
-    def _world(self) -> Iterator[object]:
-        """What decides a result beside sources: Python, what is installed, and pytest's options."""
-        yield sources.installation()
-        given = vars(self._config.option)
-        ours = {name: value for name, value in given.items() if not name.startswith("nixos_")}
-        yield sorted(
-            (name, repr(_shared_by_workers(value))) for name, value in ours.items() if name not in _OF_NO_MATTER
-        )
+    def _key(self, path: Path, items: Sequence[pytest.Item], taken: sources.Snapshot) -> str:
+        """What decides the results of a file's tests, hashed. Raises PytestNixosError."""
+        skipped = [item.nodeid for item in self._files[path] if item not in items]
+        said = [[item.nodeid, *self._said(item)] for item in items]
+        plugins = sorted(os.path.relpath(name, self._base) for name in _plugins(self._config, self._base))
+        world = [sources.installation(), _options(self._config), plugins]
+        return sources.digest([_VERSION, said, skipped, taken.digest, world])
+
+    def _said(self, item: pytest.Item) -> list[object]:
+        """A test's marker, and the driver that its machines come from."""
+        wish = _wish(item)
+        if wish is None:
+            return []
+        driver = named(self._role, wish.name).driver
+        return [wish.name, wish.scope, wish.record, driver.drv_path if driver else None]
+
+    def _snapshot(self, path: Path, items: Sequence[pytest.Item]) -> sources.Snapshot:
+        """What the tests of a file are made of: their folder, what leads to it, and what they say they read."""
+        reads = [pattern for wish in map(_wish, items) if wish for pattern in wish.reads]
+        folder = path if path.parent == self._base else path.parent
+        above = [parent / name for parent in path.parents for name in ("conftest.py", "__init__.py")]
+        inside = [file for file in above if file.parent.is_relative_to(self._base) and file.is_file()]
+        known = [Path(name) for name in _plugins(self._config, self._base) if Path(name) in above]
+        loose = [Path(name) for name in sources.loaded(self._base) if sources.is_loose(name)]
+        ini = [self._config.inipath] if self._config.inipath else []
+        ours = [] if sources.is_installed(__file__, str(self._base)) else [Path(__file__).parent]  # as we develop it
+        return sources.snapshot(reads, [path, folder, *inside, *known, *loose, *ini, *ours], self._base)
 
 
-def _plain(wish: Wish) -> list[object]:
-    return [wish.name, wish.scope, list(wish.reads)]
+def _by_file(items: Sequence[pytest.Item]) -> dict[Path, list[pytest.Item]]:
+    """The items of each file in which a test has machines; not of one whose tests are among those of others."""
+    runs = [(path, list(some)) for path, some in groupby(items, lambda item: item.path)]
+    paths = [path for path, _ in runs]
+    return {path: some for path, some in runs if paths.count(path) == 1 and any(map(uses_machines, some))}
 
 
-def _fixtures(item: pytest.Item) -> Sequence[str]:
-    return getattr(item, "fixturenames", ())
+def _wish(item: pytest.Item) -> Wish | None:
+    """What a test says; None for one without machines, or whose marker makes no sense: that fails when it runs."""
+    try:
+        return wish_of(item) if uses_machines(item) else None
+    except PytestNixosError:
+        return None
 
 
-def _roots(config: pytest.Config, path: Path) -> Iterator[Path]:
-    """The test's file, the ini file, and the plugins of the project that have a say; a conftest.py has one below it."""
-    yield path
-    if config.inipath:
-        yield config.inipath
+def _records(item: pytest.Item) -> bool:
+    wish = _wish(item)
+    return wish is not None and wish.record
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Whether pytest will skip a test by its marks; not said of those that we skip."""
+    try:
+        return evaluate_skip_marks(item) is not None
+    except Exception:
+        return False  # its condition is broken: it will fail
+
+
+def _shared_fixtures(item: pytest.Item, base: Path) -> Iterator[str]:
+    """The fixtures of the project that outlive a file, among those of a test; those it has asked for by name, too."""
+    info, request = getattr(item, "_fixtureinfo", None), getattr(item, "_request", None)
+    definitions = [*getattr(info, "name2fixturedefs", {}).values()]
+    definitions += [(one,) for one in getattr(request, "_fixture_defs", {}).values()]
+    for one in (one for several in definitions for one in several):
+        file = getattr(getattr(one.func, "__code__", None), "co_filename", "")
+        ours = getattr(one.func, "__module__", "") == _OWN_FIXTURES
+        if one.scope in ("session", "package") and not ours and not sources.is_installed(file, str(base)):
+            yield str(one.argname)
+
+
+def _plugins(config: pytest.Config, base: Path) -> Iterator[str]:
+    """The project's files that are plugins of pytest, conftest files among them."""
     for plugin in config.pluginmanager.get_plugins():
-        module = plugin if isinstance(plugin, ModuleType) else sources.module_of(plugin)
-        file = sources.file_of(module)
-        if file and (file.name != "conftest.py" or path.is_relative_to(file.parent)):
-            yield file
+        name = vars(plugin).get("__file__") if isinstance(plugin, ModuleType) else None
+        if name and not sources.is_installed(name, str(base)):
+            yield str(Path(name).absolute())
+
+
+def _options(config: pytest.Config) -> list[tuple[str, str]]:
+    """pytest's options that do more than select, show, or say where tests run."""
+    given = {name: value for name, value in vars(config.option).items() if name not in _OF_NO_MATTER | options.OURS}
+    return sorted((name, repr(_shared_by_workers(value))) for name, value in given.items())
 
 
 def _shared_by_workers(value: Any) -> Any:
     """An option as it was given: xdist's workers have no terminal."""
     return [entry for entry in value if entry != "no:terminal"] if isinstance(value, list) else value
-
-
-def _text(subject: Subject) -> str:
-    return f"{subject.derivation.drv_path} {subject.driver}"

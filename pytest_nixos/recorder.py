@@ -51,6 +51,7 @@ class Recorder:
         self._flags, self._keep, self._warn, self._by = flags, keep, warn, _whoami()
         self._doubtful: set[str] = set()
         self._failed: set[str] = set()
+        self._passed: dict[str, dict[str, object]] = {}  # tests in Python that have done well, with their properties
         self.seconds = 0.0
 
     def see(self, report: pytest.TestReport) -> None:
@@ -77,10 +78,26 @@ class Recorder:
             of = subject(check, self._plan.system, self._mode)
             flags = self._flags(check) if outcome is Outcome.PASSED else ()
             self._write(of, outcome, seconds, flags, self._newest_pass(check))
-        for of in self._test_subjects(report, told):
-            flags = self._test_flags(report.nodeid) if outcome is Outcome.PASSED else ()
-            proven = self._tests()[1].get(report.nodeid)
-            self._write(of, outcome, seconds, flags, proven.newest if proven else 0.0)
+        self._record_tests(report, outcome)
+
+    def _record_tests(self, report: pytest.TestReport, outcome: Outcome) -> None:
+        """Record the tests of a Python file: a failure of one is that of all, and they have passed when all have."""
+        tests, proven = self._tests()
+        test = tests.get(report.nodeid)
+        if test is None:
+            return
+        if outcome is Outcome.PASSED:
+            self._passed[report.nodeid] = dict(report.user_properties)
+        of_file = [one for one in tests.values() if one.file == test.file]
+        good = all(one.nodeid in self._passed and one.nodeid not in self._doubtful for one in of_file)
+        sure = all(PROOF in self._passed.get(one.nodeid, {}) for one in of_file if one.subject)
+        if outcome is Outcome.FAILED or (good and sure):
+            for one in of_file:
+                if one.subject:
+                    known = proven.get(one.nodeid)
+                    seconds = float(str(self._passed.get(one.nodeid, {}).get(SECONDS, 0)))
+                    flags = self._test_flags(one.nodeid) if outcome is Outcome.PASSED else ()
+                    self._write(one.subject, outcome, seconds, flags, known.newest if known else 0.0)
 
     def _write(self, of: Subject, outcome: Outcome, seconds: float, flags: tuple[str, ...], newest: float) -> None:
         now = time.time()
@@ -94,17 +111,6 @@ class Recorder:
         )
         for warning in self._keep(verdict):
             self._warn(warning)
-
-    def _test_subjects(self, report: pytest.TestReport, told: str) -> Iterator[Subject]:
-        """What the report of a test in Python is of: what was to be expected, where a worker died."""
-        test = self._tests()[0].get(report.nodeid)
-        if test is None or test.subject is None:
-            return
-        if str(report.when) == _CRASHED:
-            yield test.subject
-        derivation, _, driver = told.partition(" ")
-        if derivation == test.subject.derivation.drv_path and driver.startswith(PythonTest.PREFIX):
-            yield replace(test.subject, driver=driver)
 
     def _subjects(self, report: pytest.TestReport, told: str) -> Iterator[Check]:
         """The check that the report tells of; where a worker died, the one at its node id."""

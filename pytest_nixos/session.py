@@ -57,6 +57,7 @@ class Session:
     def __init__(self, config: pytest.Config, options: Options, run_dir: RunDir) -> None:
         self.config, self.options, self.run_dir = config, options, run_dir
         self.progress = Progress(config)
+        self.unsure = False  # whether this process has used what no record of a test in Python covers
 
     @cached_property
     def cache(self) -> Cache | None:
@@ -98,9 +99,9 @@ class Session:
         """Note which tests in Python are to run, and what proofs of them would be of."""
         self.run_dir.once("tests", tests)
 
-    @property
+    @cached_property
     def tests(self) -> dict[str, PythonTest]:
-        """The tests in Python that have machines, by their node ids."""
+        """The tests in the files that have tests with machines, by their node ids. Not asked before they are noted."""
         noted: tuple[PythonTest, ...] = self.run_dir.once("tests", tuple)
         return {test.nodeid: test for test in noted}
 
@@ -248,7 +249,7 @@ class Owner(Session):
             mode=options.mode,
             root=config.rootpath,
             flags=self.flags,
-            tests=lambda: (self.tests, self.proven),
+            tests=lambda: (self.tests, self.proven) if self.ready else ({}, {}),
             test_flags=self.test_flags,
             keep=lambda verdict: self.keeper.keep(verdict),
             warn=self.progress.warning,
@@ -300,7 +301,8 @@ class Owner(Session):
                 self.progress.line(reporting.prebuilt_line(self.prebuilt))
 
     def _ask_for_tests(self) -> dict[str, ProvenTest]:
-        proven, warnings = planning.prove_tests(list(self.tests.values()), self._request())
+        whole_files = self.config.getoption("dist", "no") in ("no", "loadfile") or not self.shared
+        proven, warnings = planning.prove_tests(list(self.tests.values()), self._request(), whole_files)
         for warning in warnings:
             self.progress.warning(warning)
         return proven

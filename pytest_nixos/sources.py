@@ -1,10 +1,9 @@
-"""The files that a test in Python is made of, and their hash: what it imports of the project, what it says it reads.
+"""The files that tests in Python are made of: what lies below some folders, what is installed, what is loaded.
 
-Installed distributions count by name and version, the project's own files by their content. Imports are read from the
-code itself, those within functions included; what is imported by a name made at run time is not seen here.
+A file is *installed* when it belongs to Python itself or to a distribution; every other one that this process has
+loaded is the *project's*.
 """
 
-import ast
 import hashlib
 import importlib.metadata
 import json
@@ -13,37 +12,58 @@ import platform
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 from pytest_nixos.errors import CheckFailed
 
-_NO_SOURCE = {"__pycache__"}
 _STORE = "/nix/store/"
+_DEBIAN = "/usr/lib/python3/dist-packages"
+_TICK = os.sysconf("SC_CLK_TCK")
+# What Python and pytest themselves write while they run.
+_BY_THE_WAY = {"__pycache__", ".pytest_cache", ".git"}
 
 
-def files_of(roots: Iterable[Path], reads: Iterable[str], base: Path) -> tuple[Path, ...]:
-    """`roots`, all that they import of the project, and the files that match `reads`, patterns seen from folder `base`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Files and folders as they were at one moment: a hash of names, contents and modes, and which files these are.
 
-    A folder stands for all files below it. Raises CheckFailed for a pattern that nothing matches, OSError and
-    SyntaxError for a file that can't be read.
+    changed_at: when the last of them was changed, in seconds since the epoch, by the clock of its file system.
     """
-    found = {path for pattern in reads for path in _matching(pattern, base)}
-    waiting = [path.resolve() for path in roots]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += _imported(path) if path.suffix == ".py" else []
-    return tuple(sorted(found))
+
+    digest: str
+    files: frozenset[str]
+    changed_at: float
 
 
-def fingerprint(files: Iterable[Path], base: Path) -> str:
-    """A hash of these files' names, seen from `base`, and contents. Raises OSError."""
-    names = sorted((os.path.relpath(path, base), path) for path in files)
-    return digest([(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in names])
+def snapshot(patterns: Iterable[str], paths: Iterable[Path], base: Path) -> Snapshot:
+    """All that matches the patterns, seen from folder `base`, and these paths; a folder stands for all below it.
+
+    Links are followed. Raises CheckFailed for a pattern that nothing matches, OSError for what can't be read.
+    """
+    tops = {path.absolute() for path in paths}
+    for pattern in patterns:
+        tops |= {match.absolute() for match in _matches(pattern, base)}
+    entries: dict[str, object] = {}
+    files: set[str] = set()
+    changed_at = 0.0
+    for path in (path for top in sorted(tops) for path in _walk(top, frozenset())):
+        status, real = path.stat(), os.path.realpath(path)
+        place = os.path.relpath(path, base)
+        if _is_stored(path):
+            entries[place] = real  # what lies there never changes
+            files |= {str(path), real}
+        elif path.is_dir():
+            entries[place] = "folder"
+            changed_at = max(changed_at, _changed_at(path))
+        else:
+            entries[place] = [hashlib.sha256(path.read_bytes()).hexdigest(), status.st_mode & 0o111]
+            files |= {str(path), real}
+            changed_at = max(changed_at, status.st_ctime)
+    return Snapshot(digest=digest(entries), files=frozenset(files), changed_at=changed_at)
 
 
 def digest(value: object) -> str:
@@ -51,108 +71,108 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def newest_change(files: Iterable[Path]) -> float:
-    """When the last of the files was changed or moved, in seconds since the epoch, by the clock of its file system."""
-    return max((path.stat().st_ctime for path in files), default=0.0)
-
-
-def loaded() -> frozenset[str]:
-    """The files that this process has imported, as the modules name them."""
-    return frozenset(str(name) for module in list(sys.modules.values()) if (name := getattr(module, "__file__", None)))
-
-
-def loaded_since(before: frozenset[str]) -> list[Path]:
-    """The project's files that were imported since."""
-    return [path for name in sorted(loaded() - before) if not is_installed(path := Path(name).resolve())]
-
-
-def file_of(module: ModuleType | None) -> Path | None:
-    """A module's file, where that is one of the project."""
-    name = getattr(module, "__file__", None)
-    path = Path(name).resolve() if name else None
-    return path if path and not is_installed(path) else None
-
-
-def module_of(thing: object) -> ModuleType | None:
-    """The module that a thing's class is from."""
-    return sys.modules.get(type(thing).__module__)
+def loaded(base: Path) -> frozenset[str]:
+    """The project's files that this process has loaded; whatever lies below folder `base` is the project's."""
+    names = filter(None, (_file(module) for module in list(sys.modules.values())))
+    return frozenset(name for name in names if not is_installed(name, str(base)))
 
 
 @cache
+def is_installed(name: str, base: str) -> bool:
+    """Whether a file belongs to Python or to a distribution."""
+    real = os.path.realpath(name)
+    if real in _distributions()[1] or (real.startswith(_pythons_folders()) and not real.startswith(_site_folders())):
+        return True
+    below = any(path.startswith(f"{folder}/") for path in (name, real) for folder in (base, os.path.realpath(base)))
+    return real.startswith(_STORE) and not below
+
+
+def is_loose(name: str) -> bool:
+    """Whether a file lies among distributions, and belongs to none."""
+    return os.path.realpath(name).startswith(_site_folders())
+
+
 def installation() -> str:
-    """A hash of this Python and of all distributions that are installed for it, by name and version."""
-    installed = importlib.metadata.distributions()
-    names = sorted({f"{dist.metadata['Name']} {dist.version}" for dist in installed})
-    # A Nix store path says more than a version.
-    stored = sorted({path for name in [sys.prefix, *sys.path] if (path := os.path.realpath(name)).startswith(_STORE)})
-    return digest([platform.python_implementation(), platform.python_version(), sys.platform, names, stored])
+    """A hash of this Python, of how it was started, and of all that is installed for it."""
+    # A store path says more than a version.
+    stored = {path for name in [sys.prefix, *sys.path] if (path := os.path.realpath(name)).startswith(_STORE)}
+    stored |= {real for module in list(sys.modules.values()) if (real := _file(module)).startswith(_STORE)}
+    started = [list(sys.flags), sys.warnoptions, sorted(sys._xoptions.items())]
+    python = [platform.python_implementation(), platform.python_version(), sys.platform]
+    return digest([python, started, _distributions()[0], sorted(stored)])
 
 
 @cache
-def is_installed(path: Path) -> bool:
-    """Whether a file belongs to Python or to an installed distribution: it is no part of a project."""
-    return str(path).startswith(_STORE) or any(path.is_relative_to(folder) for folder in _installed_folders())
+def process_started() -> float:
+    """When this process began, in seconds since the epoch, at most a hundredth of a second late or early."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICK
 
 
 @cache
-def _installed_folders() -> frozenset[Path]:
+def _distributions() -> tuple[str, frozenset[str]]:
+    """A hash of all distributions, by name, version and contents, and the files that are theirs."""
+    said, files = [], set()
+    for one in importlib.metadata.distributions():
+        theirs = one.files or []
+        own = [file for file in theirs if ".." not in file.parts and not file.parts[0].endswith(".dist-info")]
+        hashes = sorted(f"{file} {file.hash.value}" for file in own if file.hash)
+        said.append([str(one.metadata["Name"]), one.version, digest(hashes)])
+        files |= {os.path.realpath(str(one.locate_file(file))) for file in own if file.hash}
+    return digest(sorted(said)), frozenset(files)
+
+
+@cache
+def _pythons_folders() -> tuple[str, ...]:
+    """Where Python's own modules lie, its programs, and Debian's packages, which need not list their files."""
     paths = sysconfig.get_paths()
-    names = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return frozenset(Path(name).resolve() for name in [*names, *site.getsitepackages(), site.getusersitepackages()])
-
-
-def _matching(pattern: str, base: Path) -> Iterator[Path]:
-    matches = sorted(base.glob(pattern)) if pattern and not Path(pattern).is_absolute() else []
-    if not matches:
-        raise CheckFailed(f"there is no {pattern!r} in {base}", "patterns of reads= are seen from pytest's rootdir")
-    for match in matches:
-        below = match.rglob("*") if match.is_dir() else [match]
-        yield from (path for path in below if path.is_file() and not _NO_SOURCE & set(path.parts))
+    names = [*(paths[key] for key in ("stdlib", "platstdlib", "scripts")), _DEBIAN]
+    return tuple(f"{os.path.realpath(name)}/" for name in names)
 
 
 @cache
-def _imported(path: Path) -> list[Path]:
-    """The project's files that a module imports, by what it says, and those that make its packages."""
-    found = [init for folder in path.parents if (init := folder / "__init__.py").is_file()]
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        for name, folders in _imports(node, path):
-            found += _modules(name.split("."), folders)
-    return [file for file in found if not is_installed(file)]
+def _site_folders() -> tuple[str, ...]:
+    """Where distributions lie that list their files."""
+    folders = {sysconfig.get_paths()[key] for key in ("purelib", "platlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(f"{os.path.realpath(name)}/" for name in sorted(folders - {_DEBIAN}))
 
 
-def _imports(node: ast.AST, path: Path) -> Iterator[tuple[str, list[str] | None]]:
-    """The dotted name of all that an import statement may import; for a relative one the folder it starts from."""
-    if isinstance(node, ast.Import):
-        yield from ((alias.name, None) for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        start = [str(path.parents[node.level - 1])] if node.level else None
-        module = [node.module] if node.module else []
-        yield from ((".".join([*module, alias.name]), start) for alias in node.names)
+def _file(module: object) -> str:
+    try:
+        name = vars(module).get("__file__")
+    except TypeError:
+        return ""
+    return str(Path(name).absolute()) if isinstance(name, str) else ""
 
 
-def _modules(parts: list[str], start: list[str] | None) -> Iterator[Path]:
-    """The files of a module and its packages, as far as they exist: the last part may be no module."""
-    folders: Sequence[str] = sys.path if start is None else start
-    for number, name in enumerate(parts, 1):
-        known = sys.modules.get(".".join(parts[:number])) if start is None else None
-        file, folders = _loaded_module(known) if known else _module(name, folders)
-        if file:
-            yield file
+def _matches(pattern: str, base: Path) -> list[Path]:
+    try:
+        found = [base] if pattern in {".", "./"} else sorted(base.glob(pattern)) if pattern else []
+    except (ValueError, IndexError, NotImplementedError):  # pathlib's words for an absolute pattern, and for a bad one
+        found = []
+    if not found:
+        raise CheckFailed(f"there is no {pattern!r} in {base}", "patterns of reads= are seen from pytest's rootdir")
+    return found
 
 
-def _loaded_module(module: ModuleType) -> tuple[Path | None, list[str]]:
-    """A module's file, and the folders of its submodules."""
-    name = getattr(module, "__file__", None)
-    return Path(name).resolve() if name else None, list(getattr(module, "__path__", ()))
+def _walk(path: Path, above: frozenset[str]) -> Iterator[Path]:
+    """A path, and all below it; neither a link to a folder that it lies in is followed, nor one into the Nix store."""
+    yield path
+    real = os.path.realpath(path)
+    if path.is_dir() and real not in above and not _is_stored(path):
+        for entry in sorted(path.iterdir()):
+            if entry.name not in _BY_THE_WAY:
+                yield from _walk(entry, above | {real})
 
 
-def _module(name: str, folders: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The same of one that is not loaded yet."""
-    nests = []
-    for folder in map(Path, folders):
-        for file in (folder / name / "__init__.py", folder / f"{name}.py", *folder.glob(f"{name}.*.so")):
-            if file.is_file():
-                return file.resolve(), [str(file.parent)] if file.name == "__init__.py" else []
-        if (folder / name).is_dir():
-            nests.append(str(folder / name))
-    return None, nests
+def _is_stored(path: Path) -> bool:
+    """Whether a path that lies elsewhere leads into the Nix store."""
+    return os.path.realpath(path).startswith(_STORE) and not str(path).startswith(_STORE)
+
+
+def _changed_at(folder: Path) -> float:
+    """When a folder was changed, unless that was because of what is written by the way."""
+    changed = folder.stat().st_ctime
+    made = [path.stat().st_ctime for path in (folder / name for name in _BY_THE_WAY) if path.is_dir()]
+    return 0.0 if any(time >= changed - 0.1 for time in made) else changed

@@ -14,7 +14,7 @@ GROUND = {f"pytest_nixos{part}" for part in ("", ".model", ".errors", ".host", "
 OWNERS = {
     "pytest": {"plugin", "hooks", "options", "collection", "session", "recorder", "fixtures"}
     | {"progress", "reporting", "inquiries", "subtests", "interactive", "python_tests", "marked"},
-    "_pytest": {"plugin", "subtests"},
+    "_pytest": {"plugin", "subtests", "python_tests"},
     "filelock": {"rundir", "records.stores.git"},
     "cryptography": {"records.signing"},
     "urllib3": {"records.http"},

@@ -1,6 +1,9 @@
-"""Which files a test in Python is made of."""
+"""What tests in Python are made of, as files."""
 
+import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,106 +11,122 @@ import pytest
 from pytest_nixos import sources
 from pytest_nixos.errors import CheckFailed
 
-FILES = {
-    "test_it.py": "import plain, package.part\nfrom package import sibling\nimport os.path, missing, json.decoder\n",
-    "plain.py": "def late():\n    from nested.deep import thing\n    if 0:\n        import unlikely\n",
-    "unlikely.py": "",
-    "nested/deep/thing.py": "import test_it\n",  # a folder without __init__.py; and a circle
-    "package/__init__.py": "from .inner import name\n",
-    "package/part.py": "from . import sibling, nothing\nfrom .. import not_here\n",
-    "package/sibling.py": "from ..plain import late\ntry:\n    import none\nexcept ImportError:\n    import backport\n",
-    "package/inner/__init__.py": "name = 1\nfrom .leaf import *\n",
-    "package/inner/leaf.py": "import package.aside as other\n",
-    "package/aside.py": "import sys, pytest\n",
-    "backport.py": "",
-    "stranger.py": "",
-    "package/stranger.py": "",
-    "nested/stranger.py": "",
-    "data/a": "1",
-    "data/more/b": "2",
-    "data/__pycache__/c": "3",
-}
+FILES = ["tests/a.py", "tests/deep/b.py", "data/x", "data/more/y", "data/__pycache__/z", "data/.pytest_cache/v"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, text in FILES.items():
+def folder(tmp_path: Path) -> Path:
+    for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "data" / "empty").mkdir()
     return tmp_path
 
 
-def names(files: tuple[Path, ...], folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in files}
-
-
-def test_what_is_imported_in_any_way_belongs_to_it(folder: Path) -> None:
-    found = names(sources.files_of([folder / "test_it.py"], [], folder), folder)
-    assert found == {name for name in FILES if "stranger" not in name and not name.startswith("data")}
-
-
-def test_what_is_loaded_is_what_counts_not_what_lies_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = folder / "elsewhere.py"
-    other.write_text("")
-    module = type(sys)("plain")
-    module.__file__ = str(other)
-    monkeypatch.setitem(sys.modules, "plain", module)
-    found = names(sources.files_of([folder / "test_it.py"], [], folder), folder)
-    assert "elsewhere.py" in found
-    # A relative import has nothing to do with it.
-    assert "plain.py" in found
+def names(taken: sources.Snapshot, folder: Path) -> set[str]:
+    return {str(Path(name).relative_to(folder)) for name in taken.files}
 
 
 @pytest.mark.parametrize(
     ("pattern", "wanted"),
     [
-        ("data", {"data/a", "data/more/b"}),
-        ("data/*", {"data/a", "data/more/b"}),
-        ("data/a", {"data/a"}),
-        ("**/b", {"data/more/b"}),
+        ("data", {"data/x", "data/more/y"}),
+        ("data/*", {"data/x", "data/more/y", "data/__pycache__/z", "data/.pytest_cache/v"}),
+        ("data/x", {"data/x"}),
+        ("**/y", {"data/more/y"}),
+        (".", {"tests/a.py", "tests/deep/b.py", "data/x", "data/more/y"}),
     ],
 )
-def test_what_it_reads_belongs_to_it(folder: Path, pattern: str, wanted: set[str]) -> None:
-    assert names(sources.files_of([], [pattern], folder), folder) == wanted
+def test_a_pattern_stands_for_all_below_what_it_matches(folder: Path, pattern: str, wanted: set[str]) -> None:
+    assert names(sources.snapshot([pattern], [], folder), folder) == wanted
 
 
-@pytest.mark.parametrize("pattern", ["none", "", "/etc/passwd", "data/*.txt"])
+@pytest.mark.parametrize("pattern", ["none", "", "/etc/passwd", "data/*.txt", "**x"])
 def test_a_pattern_without_a_match_is_an_error(folder: Path, pattern: str) -> None:
     with pytest.raises(CheckFailed, match="there is no "):
-        sources.files_of([], [pattern], folder)
+        sources.snapshot([pattern], [], folder)
 
 
-def test_code_that_is_none_is_an_error(folder: Path) -> None:
-    (folder / "broken.py").write_text("def (:\n")
-    with pytest.raises(SyntaxError):
-        sources.files_of([folder / "broken.py"], [], folder)
-    with pytest.raises(OSError, match="No such file"):
-        sources.files_of([folder / "gone.py"], [], folder)
+EDITS: dict[str, Callable[[Path], object]] = {
+    "content": lambda folder: (folder / "data/x").write_text("other"),
+    "name": lambda folder: (folder / "data/x").rename(folder / "data/z"),
+    "mode": lambda folder: (folder / "data/x").chmod(0o755),
+    "new": lambda folder: (folder / "data/new").touch(),
+    "gone": lambda folder: (folder / "data/more/y").unlink(),
+    "empty folder": lambda folder: (folder / "data/empty").rmdir(),
+    "link": lambda folder: (folder / "data/link").symlink_to(folder / "tests"),
+    "folder for a file": lambda folder: (folder / "data/x").rename(folder / "data/empty/x"),
+}
 
 
-def test_names_and_contents_make_the_hash_and_not_the_place(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    files = sources.files_of([folder / "test_it.py"], ["data"], folder)
+@pytest.mark.parametrize("edit", EDITS)
+def test_every_change_is_seen(folder: Path, edit: str) -> None:
+    before = sources.snapshot(["data"], [], folder)
+    began = time.time()
+    EDITS[edit](folder)
+    after = sources.snapshot(["data"], [], folder)
+    assert after.digest != before.digest
+    assert after.changed_at >= began - 0.1
+
+
+def test_what_python_writes_by_the_way_is_no_change(folder: Path) -> None:
+    os.utime(folder / "data")
+    before = sources.snapshot(["tests"], [], folder)
+    time.sleep(0.2)
+    (folder / "tests" / "__pycache__").mkdir()
+    assert sources.snapshot(["tests"], [], folder) == before.__class__(
+        digest=before.digest, files=before.files, changed_at=sources.snapshot(["tests"], [], folder).changed_at
+    )
+    assert sources.snapshot(["tests"], [], folder).changed_at < (folder / "tests").stat().st_ctime
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     there = tmp_path_factory.mktemp("there")
-    moved = []
-    for path in files:
-        target = there / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-        moved.append(target)
-    first = sources.fingerprint(files, folder)
-    assert sources.fingerprint(moved, there) == first
-    moved[0].write_text("other")
-    assert sources.fingerprint(moved, there) != first
-    assert sources.fingerprint(files[1:], folder) != first
-    files[0].rename(folder / "renamed")
-    assert sources.fingerprint([folder / "renamed", *files[1:]], folder) != first
+    (there / "file").write_text("1")
+    (folder / "data" / "link").symlink_to(there)
+    (there / "back").symlink_to(folder / "data")
+    before = sources.snapshot(["data"], [], folder)
+    assert str(there / "file") in before.files
+    (there / "file").write_text("2")
+    assert sources.snapshot(["data"], [], folder).digest != before.digest
+
+
+def test_a_link_into_the_nix_store_is_its_target(folder: Path) -> None:
+    target = next((path for path in Path("/nix/store").glob("*-*") if path.is_dir()), None)
+    if target is None:
+        pytest.skip("there is nothing in the Nix store")
+    (folder / "data" / "result").symlink_to(target)
+    taken = sources.snapshot(["data"], [], folder)
+    assert {name for name in taken.files if name.startswith("/nix/store")} == {str(target)}
+
+
+def test_the_place_does_not_count(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    there = tmp_path_factory.mktemp("there")
+    folder.rename(there / "moved")
+    moved = sources.snapshot(["."], [], there / "moved")
+    (there / "moved").rename(folder)
+    assert sources.snapshot(["."], [], folder).digest == moved.digest
 
 
 def test_python_itself_is_no_part_of_a_project(folder: Path) -> None:
-    assert all(sources.is_installed(Path(str(module.__file__)).resolve()) for module in (pytest, sys.modules["json"]))
-    assert not sources.is_installed(folder / "plain.py")
-    assert not sources.is_installed(Path(__file__))
-    assert len(sources.installation()) == 64
+    base = str(folder)
+    for module in (pytest, sys.modules["json"], sys.modules["_pytest.config"]):
+        assert sources.is_installed(str(module.__file__), base)
+    assert not sources.is_installed(str(folder / "data/x"), base)
+    assert not sources.is_installed(__file__, base)
+    assert __file__ in sources.loaded(folder)
+    assert str(pytest.__file__) not in sources.loaded(folder)
+
+
+def test_what_lies_among_distributions_and_belongs_to_none_is_loose(folder: Path) -> None:
+    place = Path(pytest.__file__).parents[1] / "nobodys_module.py"
+    assert sources.is_loose(str(place))
+    assert not sources.is_installed(str(place), str(folder))
+    assert not sources.is_loose(__file__)
+
+
+def test_a_process_knows_when_it_began() -> None:
+    began = sources.process_started()
+    assert 0 < time.time() - began < 24 * 3600
+    assert abs(began - Path("/proc/self").stat().st_ctime) < 24 * 3600
+    assert sources.installation() == sources.installation()
