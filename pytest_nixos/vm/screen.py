@@ -12,6 +12,9 @@ from pytest_nixos.vm.errors import MachineError, MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS, tail
 from pytest_nixos.vm.hardware import Hardware
 
+# In systemd's journal, where a target has its description alone (NixOS) or its name before that (Debian). All of the
+# journal is read, unlike by `grep -q`: a broken pipe is an error of the pipe.
+GRAPHICAL_SESSION = "journalctl -b SYSLOG_IDENTIFIER=systemd | grep 'Reached target .*Current graphical'"
 _PAUSE_SECONDS = 1.0
 Look = Callable[[], list[str]]
 
@@ -59,9 +62,8 @@ class Screen(Hardware):
 
     def wait_for_x(self, timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until the guest's graphical session is there, and its X server listens."""
-        reached = "journalctl -b SYSLOG_IDENTIFIER=systemd | grep -q 'Reached target Current graphical'"
         with self.nested("waiting for the X11 server"):
-            self.wait_until_succeeds(f"{reached} && [ -e /tmp/.X11-unix/X0 ]", timeout=timeout)
+            self.wait_until_succeeds(f"{GRAPHICAL_SESSION} && [ -e /tmp/.X11-unix/X0 ]", timeout=timeout)
 
     def get_window_names(self) -> list[str]:
         """The titles of the windows on the X display that the guest's shell knows of (xwininfo)."""

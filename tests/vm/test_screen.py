@@ -10,7 +10,7 @@ from pytest_nixos.vm import ocr
 from pytest_nixos.vm.errors import MachineError, MachineTimeout
 from pytest_nixos.vm.keys import key_of
 from pytest_nixos.vm.machine import Machine
-from pytest_nixos.vm.screen import window_names
+from pytest_nixos.vm.screen import GRAPHICAL_SESSION, window_names
 
 XWININFO = r"""
 xwininfo: Window id: 0x50a (the root window) (has no name)
@@ -76,6 +76,20 @@ def test_windows_are_waited_for(machine: Machine, tmp_path: Path, monkeypatch: p
     with pytest.raises(MachineTimeout, match="no window matches `bear` after 0 s") as caught:
         machine.wait_for_window("bear", timeout=0)
     assert "fox" in caught.value.detail
+
+
+@pytest.mark.parametrize("unit", ["", "graphical-session.target - "])
+def test_a_graphical_session_is_seen_in_both_forms_of_the_journal(
+    unit: str, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journalctl"
+    journal.write_text("#!/bin/sh\necho 'systemd[1]: Reached target graphical.target - Graphical Interface.'\n")
+    journal.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    machine.fail(GRAPHICAL_SESSION)
+    with journal.open("a") as script:
+        script.write(f"echo 'systemd[2]: Reached target {unit}Current graphical user session.'\nseq 20000\n")
+    machine.succeed(GRAPHICAL_SESSION)
 
 
 def picture(width: int, height: int, *dark: int) -> bytes:
