@@ -18,7 +18,8 @@ DROPS = (
     "usr/lib/*/perl*", "usr/lib/dpkg", "usr/lib/locale", "usr/lib/udev/hwdb.*", "usr/share/bash-completion",
     "usr/share/bug", "usr/share/common-licenses", "usr/share/debconf", "usr/share/doc*", "usr/share/gcc*",
     "usr/share/i18n", "usr/share/info", "usr/share/lintian", "usr/share/locale", "usr/share/man", "usr/share/perl*",
-    "usr/share/zoneinfo", "usr/share/zsh", "var/cache/*", "var/lib/dpkg",
+    "usr/share/X11/locale/*/Compose", "usr/share/X11/xkb/rules/*.xml", "usr/share/zoneinfo", "usr/share/zsh",
+    "var/cache/*", "var/lib/dpkg",
 )  # fmt: skip
 
 # What systemd would do at each boot for nothing, or what a test would have to wait for: the guest's initrd has
