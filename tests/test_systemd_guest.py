@@ -60,14 +60,20 @@ def test_units(gate: Machine) -> None:
         gate.wait_for_unit("no-such.service")
 
 
-def test_a_users_own_units(gate: Machine) -> None:
+@pytest.fixture(scope="module")
+def alice(gate: Machine) -> str:
+    """A user whose own systemd runs."""
     gate.succeed("loginctl enable-linger alice")
     gate.wait_until_succeeds("test -S /run/user/1000/systemd/private", timeout=60)
     gate.wait_for_unit("default.target", user="alice", timeout=60)
-    gate.systemctl("stop dbus.service dbus.socket", user="alice")
-    assert gate.get_unit_property("dbus.socket", "ActiveState", user="alice") == "inactive"
-    gate.start_job("dbus.socket", user="alice")
-    assert gate.get_unit_info("dbus.socket", user="alice")["ActiveState"] == "active"
+    return "alice"
+
+
+def test_a_users_own_units(gate: Machine, alice: str) -> None:
+    gate.systemctl("stop dbus.service dbus.socket", user=alice)
+    assert gate.get_unit_property("dbus.socket", "ActiveState", user=alice) == "inactive"
+    gate.start_job("dbus.socket", user=alice)
+    assert gate.get_unit_info("dbus.socket", user=alice)["ActiveState"] == "active"
 
 
 def test_the_journal_of_a_unit_that_fails(gate: Machine) -> None:
@@ -141,6 +147,20 @@ def test_a_person_at_the_keyboard(gate: Machine) -> None:
         gate.wait_for_text("never there", timeout=0)
     assert "UPPER" in caught.value.detail
     gate.send_key("ctrl-d")
+
+
+def test_windows(gate: Machine, alice: str) -> None:
+    """A window on a real X server, in what systemd takes for a user's graphical session."""
+    gate.succeed("systemd-run Xvfb :0 -extension GLX")
+    gate.wait_for_open_unix_socket("/tmp/.X11-unix/X0", timeout=60)
+    session = "systemd-run --user -E DISPLAY=:0 -p BindsTo=graphical-session.target"
+    gate.succeed(f"runuser -u {alice} -- env XDG_RUNTIME_DIR=/run/user/1000 {session} xev -name 'a fox: 1'")
+    gate.wait_for_x(timeout=60)
+    gate.wait_for_window("^a fox", timeout=60)
+    assert gate.get_window_names() == ["a fox: 1"]
+    with pytest.raises(MachineTimeout, match="no window matches `bear` after 0 s") as caught:
+        gate.wait_for_window("bear", timeout=0)
+    assert "a fox: 1" in caught.value.detail
 
 
 def test_pictures(gate: Machine, driver: Driver) -> None:
