@@ -11,7 +11,7 @@ import pytest
 from pytest_nixos import reporting
 from pytest_nixos.collection import VERIFIED, CheckItem, FlakeFile, arguments, flake_file, uses_machines
 from pytest_nixos.errors import PytestNixosError
-from pytest_nixos.options import BOOTING, Options
+from pytest_nixos.options import BOOTING, FIRST, Options
 from pytest_nixos.session import Controller, Owner, Session, Single, start
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def register(config: pytest.Config, options: Options) -> None:
         role = start(config, options)
     except PytestNixosError as error:
         raise pytest.UsageError(str(error)) from None
+    config.stash[FIRST] = frozenset(name for name, plugin in config.pluginmanager.list_name_plugin() if plugin)
     config.pluginmanager.register(role, "nixos-session")
     config.pluginmanager.register(Collecting(role), "nixos-collecting")
     if isinstance(role, Owner):

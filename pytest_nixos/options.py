@@ -12,6 +12,7 @@ from pytest_nixos.errors import PytestNixosError
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 BOOTING = "nixos-booting"  # the plugin that has the machines of tests in Python
+FIRST = pytest.StashKey[frozenset[str]]()  # the names of the plugins, conftest files among them, before collection
 OURS: set[str] = set()  # the names that our options have in pytest's namespace
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 _SESSIONS = "pytest-nixos-sessions"  # a folder of our own: what dead sessions left in it is deleted

@@ -154,7 +154,8 @@ class PythonTests:
         """What decides the results of a file's tests, hashed. Raises PytestNixosError."""
         skipped = [item.nodeid for item in self._files[path] if item not in items]
         said = [[item.nodeid, *self._said(item)] for item in items]
-        plugins = sorted(os.path.relpath(name, self._base) for name in _plugins(self._config, self._base))
+        first = self._config.stash[options.FIRST]  # the others come too late for some hooks
+        plugins = sorted((os.path.relpath(name, self._base), name in first) for name in self._plugins())
         world = [sources.installation(), _options(self._config), plugins]
         return sources.digest([_VERSION, said, skipped, taken.digest, world])
 
@@ -166,13 +167,20 @@ class PythonTests:
         driver = named(self._role, wish.name).driver
         return [wish.name, wish.scope, wish.record, driver.drv_path if driver else None]
 
+    def _plugins(self) -> Iterator[str]:
+        """The project's files that are plugins of pytest; a conftest file's name is its path."""
+        for plugin in self._config.pluginmanager.get_plugins():
+            name = vars(plugin).get("__file__") if isinstance(plugin, ModuleType) else None
+            if name and not sources.is_installed(name, str(self._base)):
+                yield str(Path(name).absolute())
+
     def _snapshot(self, path: Path, items: Sequence[pytest.Item]) -> sources.Snapshot:
         """What the tests of a file are made of: their folder, what leads to it, and what they say they read."""
         reads = [pattern for wish in map(_wish, items) if wish for pattern in wish.reads]
         folder = path if path.parent == self._base else path.parent
         above = [parent / name for parent in path.parents for name in ("conftest.py", "__init__.py")]
         inside = [file for file in above if file.parent.is_relative_to(self._base) and file.is_file()]
-        known = [Path(name) for name in _plugins(self._config, self._base) if Path(name) in above]
+        known = [Path(name) for name in self._plugins() if Path(name) in above]
         loose = [Path(name) for name in sources.loaded(self._base) if sources.is_loose(name)]
         ini = [self._config.inipath] if self._config.inipath else []
         ours = [] if sources.is_installed(__file__, str(self._base)) else [Path(__file__).parent]  # as we develop it
@@ -217,14 +225,6 @@ def _shared_fixtures(item: pytest.Item, base: Path) -> Iterator[str]:
         ours = getattr(one.func, "__module__", "") == _OWN_FIXTURES
         if one.scope in ("session", "package") and not ours and not sources.is_installed(file, str(base)):
             yield str(one.argname)
-
-
-def _plugins(config: pytest.Config, base: Path) -> Iterator[str]:
-    """The project's files that are plugins of pytest, conftest files among them."""
-    for plugin in config.pluginmanager.get_plugins():
-        name = vars(plugin).get("__file__") if isinstance(plugin, ModuleType) else None
-        if name and not sources.is_installed(name, str(base)):
-            yield str(Path(name).absolute())
 
 
 def _options(config: pytest.Config) -> list[tuple[str, str]]:

@@ -219,6 +219,16 @@ def test_a_newer_failure_takes_the_proof_away(run: Run, project: Path, how: str)
     assert run("-n1") == VERIFIED
 
 
+def test_when_a_conftest_is_loaded_counts(run: Run, project: Path) -> None:
+    """A conftest.py below the folder that is asked for comes too late for hooks of the session."""
+    edit(project / "deeper/below/conftest.py", "def pytest_sessionstart(): open('ready', 'w').close()\n")
+    text = ONE.replace("[web] =", "assert open('ready')\n    [web] =").replace("from helper import hello", "")
+    (project / "deeper/below/test_it.py").write_text(text.replace("hello()", "'hi'"))
+    assert run(of="deeper/below") == PASSED
+    (project / "ready").unlink()
+    assert run(of="deeper")["failed"] == 1
+
+
 @pytest.mark.parametrize("phase", ["setup", "teardown"])
 def test_a_failure_around_it_is_one(run: Run, project: Path, phase: str, pytester: pytest.Pytester) -> None:
     body = "assert 0; yield" if phase == "setup" else "yield; assert 0"
