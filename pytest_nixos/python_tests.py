@@ -125,6 +125,8 @@ class PythonTests:
     def _doubt(self, item: pytest.Item) -> str:
         """Why a pass proves nothing; "" if it does."""
         path, nodeid = item.path, item.nodeid
+        if path not in self._files:
+            return "its tests run among those of other files"
         planned, ran = self._role.tests, self._ran[path]
         items = [one for one in self._files[path] if one.nodeid in ran]
         if doubt := self._prejudice(items):

@@ -229,6 +229,15 @@ def test_when_a_conftest_is_loaded_counts(run: Run, project: Path) -> None:
     assert run(of="deeper")["failed"] == 1
 
 
+def test_files_that_run_among_each_other_are_not_recorded(run: Run, project: Path, pytester: pytest.Pytester) -> None:
+    fixture = "import pytest\n@pytest.fixture(scope='session', params=[1, 2])\ndef number(request): pass\n"
+    edit(project / "tests/conftest.py", fixture)
+    for name in ("test_one.py", "test_two.py"):
+        (project / "tests" / name).write_text(ONE.replace("nixos, request", "nixos, number"))
+    assert run() == {"passed": 4, "warnings": 2}
+    assert records(pytester) == []
+
+
 @pytest.mark.parametrize("phase", ["setup", "teardown"])
 def test_a_failure_around_it_is_one(run: Run, project: Path, phase: str, pytester: pytest.Pytester) -> None:
     body = "assert 0; yield" if phase == "setup" else "yield; assert 0"
