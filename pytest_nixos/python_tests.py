@@ -140,10 +140,12 @@ class PythonTests:
                 return "its tests have run more than once, in another order, or in several processes"
             if planned[nodeid].subject is None:
                 return "its check opts out of records"
-            known = taken.files
-            strangers = [n for n in sorted(sources.loaded(self._base)) if not {n, os.path.realpath(n)} & known]
+            known, loaded = taken.files, sorted(sources.loaded(self._base))
+            strangers = [name for name in loaded if not {name, os.path.realpath(name)} & known]
             if strangers:
                 return f"{os.path.relpath(strangers[0], self._base)} is loaded, which is not among what it reads="
+            if old := sources.outdated(loaded, [f"-pytest-{pytest.__version__}"]):
+                return f"{os.path.relpath(old[0], self._base)} may differ from what is in its __pycache__: remove that"
             whole = [one for one in self._files[path] if one.nodeid in in_order]
             now = self._subject(item, self._key(path, whole, taken))
         except (PytestNixosError, OSError) as error:

@@ -87,6 +87,17 @@ def is_installed(name: str, base: str) -> bool:
     return real.startswith(_STORE) and not below
 
 
+def outdated(names: Iterable[str], versions: Iterable[str]) -> list[str]:
+    """Those of some Python files whose compiled form is older: by time and size alone Python may take it all the same.
+
+    versions: what compiled forms are called by whoever makes them, after the tag of this Python.
+    """
+    tags = [f"{sys.implementation.cache_tag}{version}" for version in ("", *versions)]
+    pairs = ((Path(name), Path(name).parent / "__pycache__") for name in names if name.endswith(".py"))
+    forms = ((path, cache / f"{path.stem}.{tag}.pyc") for path, cache in pairs for tag in tags)
+    return [str(path) for path, form in forms if form.exists() and form.stat().st_mtime < path.stat().st_ctime]
+
+
 def is_loose(name: str) -> bool:
     """Whether a file lies among distributions, and belongs to none."""
     return os.path.realpath(name).startswith(_site_folders())

@@ -1,5 +1,6 @@
 """Tests in Python with the marker and the fixture `nixos`: their machines, and when they are verified."""
 
+import os
 import re
 import shutil
 import time
@@ -227,6 +228,23 @@ def test_when_a_conftest_is_loaded_counts(run: Run, project: Path) -> None:
     assert run(of="deeper/below") == PASSED
     (project / "ready").unlink()
     assert run(of="deeper")["failed"] == 1
+
+
+def test_what_python_may_have_compiled_before_an_edit_is_not_recorded(
+    pytester: pytest.Pytester, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    word = project / "tests/deep/word.py"
+    os.utime(word, (1e9, 1e9))
+    assert run() == PASSED
+    word.write_text(word.read_text().replace("hi", "ho"))
+    os.utime(word, (1e9, 1e9))
+    time.sleep(0.02)
+    result = pytester.runpytest_subprocess("tests")
+    result.assert_outcomes(passed=1, warnings=1)  # by the old code
+    result.stdout.fnmatch_lines(["*not recorded: tests/deep/word.py may differ from what is in its __pycache__*"])
+    shutil.rmtree(word.parent / "__pycache__")
+    assert run()["failed"] == 1
 
 
 def test_files_that_run_among_each_other_are_not_recorded(run: Run, project: Path, pytester: pytest.Pytester) -> None:
