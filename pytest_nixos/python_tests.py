@@ -40,6 +40,7 @@ _OF_NO_MATTER = {
 }
 # What start scripts read of the user's environment.
 _STEERING = ("QEMU_", "NIX_DISK_IMAGE", "NIX_EFI_VARS", "NIX_SWTPM_DIR", "USE_TMPDIR", "SHARED_DIR")
+_EDITED = "its files have been edited meanwhile"
 _OWN_FIXTURES = "pytest_nixos.fixtures"
 
 _BEGAN = pytest.StashKey[float]()
@@ -144,15 +145,15 @@ class PythonTests:
             strangers = [name for name in loaded if not {name, os.path.realpath(name)} & known]
             if strangers:
                 return f"{os.path.relpath(strangers[0], self._base)} is loaded, which is not among what it reads="
+            if taken.changed_at >= sources.process_started():
+                return _EDITED
             if old := sources.outdated(loaded, [f"-pytest-{pytest.__version__}"]):
                 return f"{os.path.relpath(old[0], self._base)} may differ from what is in its __pycache__: remove that"
             whole = [one for one in self._files[path] if one.nodeid in in_order]
             now = self._subject(item, self._key(path, whole, taken))
         except (PytestNixosError, OSError) as error:
             return str(error)
-        if now is None or now != planned[nodeid].subject or taken.changed_at >= sources.process_started():
-            return "its files have been edited meanwhile"
-        return ""
+        return "" if now == planned[nodeid].subject else _EDITED
 
     def _key(self, path: Path, items: Sequence[pytest.Item], taken: sources.Snapshot) -> str:
         """What decides the results of a file's tests, hashed. Raises PytestNixosError."""

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import site
+import struct
 import sys
 import sysconfig
 import time
@@ -95,7 +96,16 @@ def outdated(names: Iterable[str], versions: Iterable[str]) -> list[str]:
     tags = [f"{sys.implementation.cache_tag}{version}" for version in ("", *versions)]
     pairs = ((Path(name), Path(name).parent / "__pycache__") for name in names if name.endswith(".py"))
     forms = ((path, cache / f"{path.stem}.{tag}.pyc") for path, cache in pairs for tag in tags)
-    return [str(path) for path, form in forms if form.exists() and form.stat().st_mtime < path.stat().st_ctime]
+    return [str(path) for path, form in forms if form.exists() and _is_believed(form, path)]
+
+
+def _is_believed(form: Path, path: Path) -> bool:
+    """Whether Python takes a compiled form for the source, though that was touched after it was made (PEP 552)."""
+    with form.open("rb") as file:
+        _, flags, mtime, size = struct.unpack("<4I", file.read(16).ljust(16, b"\0"))
+    source = path.stat()
+    same = (mtime, size) == (int(source.st_mtime) & 0xFFFFFFFF, source.st_size & 0xFFFFFFFF)
+    return form.stat().st_mtime < source.st_ctime and (same if flags == 0 else flags == 1)
 
 
 def is_loose(name: str) -> bool:
