@@ -76,6 +76,7 @@ def test_the_example_flake(pytester: pytest.Pytester, tree: Path, debian: Path) 
     assert results(edited) == {**dict.fromkeys(names, "VERIFIED"), "web": "PASSED"}
 
     tests = (tree / "example_flake" / "tests").rename(pytester.path / "tests")  # away from our conftest.py
+    time.sleep(0.02)  # what is moved at the moment when a process begins may have been edited meanwhile
     python = run(pytester, flake, debian, str(tests), "-k", "test_web.py")
     python.assert_outcomes(passed=4)
     again = run(pytester, flake, debian, str(tests), "-k", "test_web.py")
