@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import pytest_nixos.hooks  # noqa: F401 - sessions in process forget what they import, and half of it would stay
+# Sessions in process forget what they import, and half of it would stay: two classes of one name.
+import pytest_nixos.hooks
+import pytest_nixos.native
+import pytest_nixos.python_tests  # noqa: F401
 from pytest_nixos.nix.command import Nix, find_nix
 from pytest_nixos.options import cache_home
 
