@@ -63,10 +63,14 @@ def run_check(check: Check, prebuilt: Prebuilt, around: Surroundings) -> RunResu
     )
 
 
+def plain_name(text: str) -> str:
+    """A text as a part of a file's name: what could be more than a name becomes `_`."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+
+
 def artifact_name(check: Check) -> str:
     """A folder name for a check: readable, short, and different for different checks."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in check.attr)[:60]
-    return f"{plain}-{hashlib.sha256(check.derivation.drv_path.encode()).hexdigest()[:8]}"
+    return f"{plain_name(check.attr)[:60]}-{hashlib.sha256(check.derivation.drv_path.encode()).hexdigest()[:8]}"
 
 
 Failure = tuple[str, tuple[tuple[str, str], ...]]

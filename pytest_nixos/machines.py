@@ -61,8 +61,8 @@ def _environment(role: Session, env: Mapping[str, str], accelerator: str) -> dic
 
 def named(role: Session, name: str) -> Check:
     """The check of that name, which has machines. Raises CheckFailed."""
-    planned = (planned.check for flake in role.plan.flakes for planned in flake.checks)
-    check = next((check for check in planned if check.attr == name), None)
+    checks = (planned.check for planned in role.plan.planned)
+    check = next((check for check in checks if check.attr == name), None)
     if check is None:
         raise CheckFailed(f"there is no check {name!r} in {', '.join(flake.ref for flake in role.plan.flakes)}")
     if isinstance(check, EvalFailed):

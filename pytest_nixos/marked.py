@@ -9,6 +9,7 @@ import pytest
 
 from pytest_nixos import sources
 from pytest_nixos.errors import CheckFailed
+from pytest_nixos.execution import plain_name
 from pytest_nixos.machines import boot
 from pytest_nixos.session import Session
 from pytest_nixos.vm import evidence
@@ -94,7 +95,7 @@ def _owner(item: pytest.Item, wish: Wish) -> pytest.Item | pytest.Collector:
 
 
 def _folder(role: Session, owner: pytest.Item | pytest.Collector, wish: Wish) -> Path:
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{wish.name}-{owner.nodeid}")[-80:]
+    plain = plain_name(f"{wish.name}-{owner.nodeid}")[-80:]
     folder = role.artifacts / f"{plain}-{sources.digest(owner.nodeid)[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -216,6 +216,11 @@ class Plan:
     evaluated: bool = True
     warnings: tuple[str, ...] = ()
 
+    @property
+    def planned(self) -> tuple[PlannedCheck, ...]:
+        """The checks of all flakes, in their order."""
+        return tuple(planned for flake in self.flakes for planned in flake.checks)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:

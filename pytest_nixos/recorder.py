@@ -122,8 +122,7 @@ class Recorder:
 
     def _newest_pass(self, check: Check) -> float:
         """When the newest pass was that anybody has told of, even one in the future: a failure is not older."""
-        planned = (planned for flake in self._plan.flakes for planned in flake.checks)
-        return max(entry.newest for entry in planned if entry.check == check)
+        return max(entry.newest for entry in self._plan.planned if entry.check == check)
 
     def _at(self, nodeid: str) -> Iterator[Check]:
         place, _, name = nodeid.partition("::")
@@ -138,7 +137,7 @@ class Recorder:
 
     @cached_property
     def _checks(self) -> dict[str, Check]:
-        checks = (planned.check for flake in self._plan.flakes for planned in flake.checks)
+        checks = (planned.check for planned in self._plan.planned)
         return {subject_text(check, self._mode): check for check in checks if isinstance(check, Check)}
 
 

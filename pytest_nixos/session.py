@@ -150,8 +150,8 @@ class Session:
     def test_flags(self, nodeid: str) -> tuple[str, ...]:
         """The same of a test in Python, which could reach all that its user can."""
         subject = self.tests[nodeid].subject
-        planned = (planned.check for flake in self.plan.flakes for planned in flake.checks)
-        check = next(c for c in planned if isinstance(c, Check) and subject and c.driver == subject.derivation)
+        checks = (planned.check for planned in self.plan.planned)
+        check = next(c for c in checks if isinstance(c, Check) and subject and c.driver == subject.derivation)
         return ("python",) if self.bootable(check).accelerator == "kvm" else ("python", "tcg")
 
     @property
@@ -278,8 +278,8 @@ class Owner(Session):
         """
         if "plan" not in self.__dict__ or "keeper" not in self.__dict__:
             return 0  # not made, or failed
-        planned = (planned for flake in self.plan.flakes for planned in flake.checks)
-        self.keeper.renew((entry.evidence for entry in planned if entry.evidence), min(seconds, _RENEW_SECONDS))
+        evidence = (entry.evidence for entry in self.plan.planned if entry.evidence)
+        self.keeper.renew(evidence, min(seconds, _RENEW_SECONDS))
         if waiting := self.keeper.on_their_way:
             self.progress.line(f"publishing {reporting.count(waiting, 'record')} (Ctrl-C to stop)")
         self.published = self.keeper.close(seconds)
