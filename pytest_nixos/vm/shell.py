@@ -3,7 +3,7 @@
 An answer is: a line with a token; the token, `:`, 0 when more follows, `:` and the output's first bytes, quoted by
 bash; what follows as lines of base64, so that any bytes pass; the token, `=` and the status. The tokens differ, so that
 what an earlier command has left unread can be told from the answer. Most output is short, and no base64 is started for
-it: to start a program is what takes the time in a guest, and a command costs a bash already.
+it: to start a program is what takes the time in a guest.
 
 QEMU drops what a guest writes to a virtio console when the socket is full, and that is full after a few
 thousand bytes, because each write of 16 bytes takes its own buffer. So after each full line the guest waits
@@ -14,15 +14,14 @@ import base64
 import binascii
 import contextlib
 import itertools
-import math
 import re
-import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm.console import Stream, StreamClosed, StreamTimeout
+from pytest_nixos.vm.program import program
 from pytest_nixos.vm.resources import listen
 
 LINE_BYTES = 2048
@@ -31,12 +30,6 @@ BANNER = b"Spawning backdoor root shell..."
 TIMEOUT_STATUS = 124
 _GRACE_SECONDS = 30.0  # for the guest's own `timeout` to do its work, on a slow host
 _SEND_SECONDS = 60.0
-_PLAIN = re.compile(r" *[\w./:@+,-]+(?: +[\w./:@+,=-]+)* *", re.ASCII)
-_SHELLS_OWN = (  # builtins and keywords that show or change the shell
-    ". alias bg bind break builtin caller command compgen complete compopt continue coproc declare dirs disown enable "
-    "eval exec export fc fg getopts hash help history jobs let local logout mapfile popd pushd read readarray readonly "
-    "return set shift shopt source suspend time times trap type typeset unalias unset wait"
-)
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPES = {b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b"E": b"\x1b"}
 
@@ -49,7 +42,7 @@ def frame(command: str, token: str, timeout: float | None) -> bytes:
     """The line that runs a command with bash's strict options; timeout in seconds."""
     # No stdin: it would be the shell's own, and a command that reads would swallow the next one. And a subshell
     # that waits is its parent: `kill $PPID` ends that, not the shell.
-    run = f"({_program(command, timeout)}; exit) </dev/null 3<&-"
+    run = f"({program(command, timeout)}; exit) </dev/null 3<&-"
     # Fails at the end of the output, succeeds at a NUL (which it takes away) and after so many bytes.
     head = f"LC_ALL=C IFS= read -rd '' -n {HEAD_BYTES} _o; _e=$?; LC_ALL=C printf '%s:%d:%q\\n' {token} $_e \"$_o\""
     # Bash reads from pipes byte by byte, but for `read -N`, which asks for what it still lacks.
@@ -58,26 +51,6 @@ def frame(command: str, token: str, timeout: float | None) -> bytes:
     # With lastpipe the shell itself is the reader, and not one more process.
     answer = f"{run} | {{ {head}; [ $_e != 0 ] || {rest}; }}; echo {token}=${{PIPESTATUS[0]}}"
     return f"shopt -s lastpipe; echo {token}; {{ {answer}; }} 3<&0\n".encode()
-
-
-def _program(command: str, timeout: float | None) -> str:
-    """What runs a command as `bash -c` does, with bash's strict options."""
-    if timeout is None and is_plain(command):
-        name, *arguments = command.split()
-        return " ".join(["set -euo pipefail; BASH_ARGV0=bash;", f"'{name}'", *arguments])  # quoted: no reserved word
-    strict = f"-c {shlex.quote(f'set -euo pipefail; {command}')}"
-    if timeout is None:
-        # By its path, under its name: a search along PATH would be done anew each time, by a process that forgets it.
-        return f'(exec -a bash "$BASH" {strict})'
-    return f"timeout {max(1, math.ceil(timeout))} bash {strict}"
-
-
-def is_plain(command: str) -> bool:
-    """Whether a command is one program and plain words, so that a fork of the shell does what a new bash would do.
-
-    Nothing in it asks who the shell is (`$$`, `$0`), what state it has (`set`, `trap`), or could be half a sentence.
-    """
-    return _PLAIN.fullmatch(command) is not None and command.split()[0] not in _SHELLS_OWN.split()
 
 
 class Shell:

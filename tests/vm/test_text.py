@@ -11,7 +11,7 @@ from pytest_nixos.vm.console import LONGEST_LINE, LineSplitter, panic_in
 from pytest_nixos.vm.errors import CommandError
 from pytest_nixos.vm.guest import brief, tail
 from pytest_nixos.vm.log import neutralise
-from pytest_nixos.vm.shell import decode, frame, is_plain, unquote
+from pytest_nixos.vm.shell import decode, frame, unquote
 
 
 def test_lines_are_split_wherever_the_chunks_end() -> None:
@@ -76,24 +76,6 @@ def test_a_commands_quotes_and_timeout_survive_the_frame() -> None:
     assert text.count("\n") == 1
     assert "timeout 2 bash -c 'set -euo pipefail; echo '\"'\"'it" in text
     assert "timeout" not in frame("true", "@1", None).decode()
-
-
-@pytest.mark.parametrize(
-    "command", ["true", "test -e /var/lib/a-b_1.txt", " ls  -l ", "date +x", "mount -o loop,ro /a /b"]
-)
-def test_a_plain_command_needs_no_bash_of_its_own(command: str) -> None:
-    assert is_plain(command)
-    assert b"bash -c" not in frame(command, "@1", None)
-    assert b"bash -c" in frame(command, "@1", 5)
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["", " ", "a; b", "a | b", "a\nb", "a\n", "echo $$", "A=1 b", "ls *", "a &", "set", "trap", "time a", "é", "ls ~"],
-)
-def test_what_needs_a_shell_gets_its_own_bash(command: str) -> None:
-    assert not is_plain(command)
-    assert b'exec -a bash "$BASH" -c' in frame(command, "@1", None)
 
 
 @pytest.mark.parametrize(("text", "data"), [(b"AP8=", b"\x00\xff"), (b"", b""), (b"no base64!", b"no base64!")])
