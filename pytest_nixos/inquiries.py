@@ -16,6 +16,7 @@ from pytest_nixos.nix.reading import read_file
 from pytest_nixos.plan import subject
 from pytest_nixos.records import policy
 from pytest_nixos.records.keeper import Opened
+from pytest_nixos.records.lookup import Answer
 from pytest_nixos.records.publish import is_publishable
 from pytest_nixos.session import Owner
 
@@ -43,13 +44,13 @@ class Inquiry:
         return answers[self.owner.options.request]()
 
     def _list(self) -> Lines:
-        checks = self._checks
-        answer = self.owner.keeper.look_up(
-            [self._subject(check) for check in checks], now=time.time(), max_age=self._max_age, all_of_them=True
-        )
+        subjects, silent = self._subjects, self._silent
+        answer = self._look_up(subjects)
         yield from (f"warning: {warning}" for warning in answer.warnings)
-        for check, evidence, known in zip(checks, answer.evidence, answer.known, strict=True):
-            yield from text.check_lines(self._subject(check), check.recorded, evidence, known, self._max_age)
+        for one, evidence, found in zip(subjects, answer.evidence, answer.known, strict=True):
+            known = [entry for entry in found if _is_of(entry.record.verdict, one)]
+            yield from text.check_lines(one, one.check not in silent, evidence, known, self._max_age)
+        yield from (text.unrecorded(test.nodeid) for test in self.owner.tests.values() if not test.subject)
 
     def _verify(self) -> Lines:
         for opened in self._readable:
@@ -74,7 +75,7 @@ class Inquiry:
 
     def _forget(self) -> Lines:
         """Passes go first. Failures go only when no pass is left anywhere that would count again without them."""
-        subjects = [self._subject(check) for check in self._checks]
+        subjects = self._subjects
         for outcome in (Outcome.PASSED, Outcome.FAILED):
             for opened in self.owner.keeper.stores:
                 yield from self._forget_in(opened, subjects, outcome)
@@ -99,7 +100,8 @@ class Inquiry:
 
     def _recorded(self, opened: Opened, subjects: Sequence[Subject], outcome: Outcome) -> list[Verdict]:
         found = opened.store.lookup(subjects, Deadline(_STORE_SECONDS))
-        return [record.verdict for record in found.records if record.verdict.outcome is outcome]
+        verdicts = [record.verdict for record in found.records if record.verdict.outcome is outcome]
+        return [verdict for verdict in verdicts if any(_is_of(verdict, one) for one in subjects)]
 
     def _prune(self) -> Lines:
         """Old passes go, but for those of what the flakes have now. Failures stay: a pass may be where we don't see."""
@@ -118,18 +120,18 @@ class Inquiry:
 
     def _copy(self) -> Lines:
         """What proves the selected checks goes to the target, and nothing else: a copy is signed by us."""
-        target, checks = self.owner.open_store(str(self.owner.options.copy_to)), self._checks
+        target = self.owner.open_store(str(self.owner.options.copy_to))
         if target.not_written:
             raise PytestNixosError(f"{target.store.name} is not written here: {target.not_written}")
-        subjects = [self._subject(check) for check in checks if check.recorded]
-        answer = self.owner.keeper.look_up(subjects, now=time.time(), max_age=self._max_age, all_of_them=True)
+        subjects = [one for one in self._subjects if one.check not in self._silent]
+        answer = self._look_up(subjects)
         yield from (f"warning: {warning}" for warning in answer.warnings)
         pairs = zip(subjects, answer.evidence, strict=True)
         proofs = [_of(subject, evidence.verdict) for subject, evidence in pairs if evidence is not None]
         fit = [verdict for verdict in proofs if is_publishable(verdict, target.place.terms)]
         young = [v for v in fit if target.place.keeps_time or time.time() - v.finished_at < _YOUNG_SECONDS]
         target.store.write(young, Deadline(_STORE_SECONDS))
-        yield from text.copied(target, len(checks), len(proofs), len(fit), len(young))
+        yield from text.copied(target, len(self._subjects), len(proofs), len(fit), len(young))
 
     def _in_use(self) -> set[str]:
         """The derivations and outputs of all checks that the flakes have, selected or not.
@@ -143,11 +145,24 @@ class Inquiry:
                     raise PytestNixosError(f"{planned.check.attr} does not evaluate", "its records would be lost")
                 derivation = planned.check.derivation
                 used |= set(filter(None, (derivation.drv_path, derivation.out_path)))
+                if planned.check.driver is not None:  # what tests in Python are of
+                    used.add(planned.check.driver.drv_path)
         return used
 
     @property
     def _checks(self) -> list[Check]:
         return [item.planned.check for item in self.items if isinstance(item.planned.check, Check)]
+
+    @property
+    def _silent(self) -> set[str]:
+        """The checks that opt out of records."""
+        return {check.attr for check in self._checks if not check.recorded}
+
+    @property
+    def _subjects(self) -> list[Subject]:
+        """The selected checks, and the selected tests in Python of which anything may be recorded."""
+        tests = [test.subject for test in self.owner.tests.values() if test.subject]
+        return [*map(self._subject, self._checks), *tests]
 
     @property
     def _max_age(self) -> float | None:
@@ -163,6 +178,10 @@ class Inquiry:
 
     def _subject(self, check: Check) -> Subject:
         return subject(check, self.owner.plan.system, self.owner.options.mode)
+
+    def _look_up(self, subjects: Sequence[Subject]) -> Answer:
+        """All that is known of them."""
+        return self.owner.keeper.look_up(subjects, now=time.time(), max_age=self._max_age, all_of_them=True)
 
     def _every(self, opened: Opened) -> tuple[list[Record] | None, list[str]]:
         """All records of a store and its warnings; None for one that can't be listed. Raises PytestNixosError."""
@@ -192,6 +211,11 @@ class Inquiry:
         if before is None or before.verdict.drv_path == check.derivation.drv_path:
             return []
         return explain_text.lines(explain.explain(before.verdict.drv_path, check.derivation.drv_path, read_file))
+
+
+def _is_of(verdict: Verdict, subject: Subject) -> bool:
+    """Whether a verdict is of a subject: those on a machine's driver are of many tests."""
+    return policy.speaks_of(verdict, subject.derivation) and (subject.part is None or verdict.check == subject.check)
 
 
 def _of(subject: Subject, proof: Verdict) -> Verdict:

@@ -29,6 +29,11 @@ def check_lines(
         yield f"    {record_text(entry.record)}, in {entry.store}{aside}"
 
 
+def unrecorded(name: str) -> str:
+    """A test in Python that a run would not record."""
+    return f"{name}: to run: nothing is recorded of it"
+
+
 def record_text(record: Record) -> str:
     """A record in one line: outcome, time and age, duration, by whom, signers, flags."""
     verdict = record.verdict

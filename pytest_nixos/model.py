@@ -82,12 +82,21 @@ class EvalFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a record is of: a check's derivation and what runs it (see Check.driven_by); name and system for people."""
+    """What a record is of: a check's derivation and what runs it (see Check.driven_by); name and system for people.
+
+    part: what runs a part of it, in other circumstances; such a run can refute it, but cannot prove it.
+    """
 
     check: str
     system: str
     derivation: Derivation
     driver: str | None
+    part: str | None = None
+
+    def is_told_of_by(self, verdict: "Verdict") -> bool:
+        """Whether a verdict on the derivation is of a run that matters here."""
+        refutes = verdict.outcome is Outcome.FAILED and self.part is not None and verdict.driver == self.part
+        return verdict.driver == self.driver or refutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +178,8 @@ class PlannedCheck:
 class PythonTest:
     """A test in a file that has tests with machines. Those of a file are verified together or not at all.
 
-    subject is what a proof of it is of, its driver being PREFIX with a hash; None where nothing is recorded of it.
+    subject is what a proof of it is of, its driver being PREFIX with a hash, its part the test among whatever others of
+    its file; None where nothing is recorded of it.
     """
 
     PREFIX: ClassVar[str] = "/python/"

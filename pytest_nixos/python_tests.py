@@ -27,10 +27,22 @@ from pytest_nixos.model import PythonTest, Subject
 from pytest_nixos.recorder import PROOF, SECONDS
 from pytest_nixos.session import Session
 
-_VERSION = 2
+_VERSION = 3
 # What is selected, shown, or where it runs. Our own options change derivations.
 _OF_NO_MATTER = {
-    *("file_or_dir", "deselect", "ignore", "ignore_glob", "collectonly", "maxfail", "lf", "failedfirst", "newfirst"),
+    *(
+        "file_or_dir",
+        "keyword",
+        "markexpr",
+        "deselect",
+        "ignore",
+        "ignore_glob",
+        "collectonly",
+        "maxfail",
+        "lf",
+        "failedfirst",
+        "newfirst",
+    ),
     *("last_failed_no_failures", "stepwise", "stepwise_skip", "stepwise_reset", "cacheshow", "cacheclear"),
     *("verbose", "no_header", "no_summary", "no_fold_skipped", "force_short_summary", "reportchars", "tbstyle"),
     *("color", "showlocals", "code_highlight", "durations", "durations_min", "xmlpath", "junitprefix"),
@@ -88,27 +100,32 @@ class PythonTests:
         if self._prejudice(items):
             return []
         try:
-            key = self._key(path, items, self._snapshot(path, self._files[path]))
+            taken = self._snapshot(path, self._files[path])
+            key = self._key(path, items, taken)
+            subjects = [self._subject(item, taken, key) if _records(item) else None for item in items]
         except (PytestNixosError, OSError):
             return []
-        return [
-            PythonTest(nodeid=item.nodeid, file=str(path), subject=self._subject(item, key) if _records(item) else None)
-            for item in items
-        ]
+        tests = zip(items, subjects, strict=True)
+        return [PythonTest(nodeid=item.nodeid, file=str(path), subject=subject) for item, subject in tests]
 
-    def _subject(self, item: pytest.Item, key: str) -> Subject | None:
+    def _subject(self, item: pytest.Item, taken: sources.Snapshot, key: str) -> Subject | None:
+        """What a proof of the test is of; taken, key: of the selected tests of its file. Raises PytestNixosError."""
         wish = _wish(item)
         assert wish
         check = named(self._role, wish.name)
         if check.driver is None or not check.recorded:
             return None
         name = "".join(c if c.isalnum() and c.isascii() else "-" for c in item.name)[:40]
-        hashed = sources.digest([key, item.nodeid])[:32]
+        reads_more = any(set(other.reads) - set(wish.reads) for other in map(_wish, self._files[item.path]) if other)
+        own = self._snapshot(item.path, [item]) if reads_more else taken
+        among_these = sources.digest([key, item.nodeid])[:32]
+        among_any = sources.digest([self._surroundings(own), item.nodeid, *self._said(item)])[:32]
         return Subject(
             check=item.nodeid,
             system=self._role.plan.system,
             derivation=check.driver,
-            driver=f"{PythonTest.PREFIX}{hashed}-{name}",
+            driver=f"{PythonTest.PREFIX}{among_these}-{name}",
+            part=f"{PythonTest.PREFIX}{among_any}-{name}",
         )
 
     def _prejudice(self, items: Sequence[pytest.Item]) -> str:
@@ -150,19 +167,22 @@ class PythonTests:
             if old := sources.outdated(loaded, [f"-pytest-{pytest.__version__}"]):
                 return f"{os.path.relpath(old[0], self._base)} may differ from what is in its __pycache__: remove that"
             whole = [one for one in self._files[path] if one.nodeid in in_order]
-            now = self._subject(item, self._key(path, whole, taken))
+            now = self._subject(item, taken, self._key(path, whole, taken))
         except (PytestNixosError, OSError) as error:
             return str(error)
         return "" if now == planned[nodeid].subject else _EDITED
 
     def _key(self, path: Path, items: Sequence[pytest.Item], taken: sources.Snapshot) -> str:
-        """What decides the results of a file's tests, hashed. Raises PytestNixosError."""
+        """What decides the results of these tests of a file, hashed. Raises PytestNixosError."""
         skipped = [item.nodeid for item in self._files[path] if item not in items]
         said = [[item.nodeid, *self._said(item)] for item in items]
+        return sources.digest([self._surroundings(taken), said, skipped])
+
+    def _surroundings(self, taken: sources.Snapshot) -> str:
+        """What decides the result of a test beside itself, whichever others run. Raises PytestNixosError."""
         first = self._config.stash[options.FIRST]  # the others come too late for some hooks
         plugins = sorted((os.path.relpath(name, self._base), name in first) for name in self._plugins())
-        world = [sources.installation(), _options(self._config), plugins]
-        return sources.digest([_VERSION, said, skipped, taken.digest, world])
+        return sources.digest([_VERSION, taken.digest, sources.installation(), _options(self._config), plugins])
 
     def _said(self, item: pytest.Item) -> list[object]:
         """A test's marker, and the driver that its machines come from."""

@@ -81,8 +81,11 @@ class Recorder:
         self._record_tests(report, outcome)
 
     def _record_tests(self, report: pytest.TestReport, outcome: Outcome) -> None:
-        """Record the tests of a Python file: a failure of one is that of all, and they have passed when all have."""
-        tests, proven = self._tests()
+        """Record the tests of a Python file: a failure of one is that of all, and they have passed when all have.
+
+        A failure also stands for itself: it refutes what proves the test among others of its file.
+        """
+        tests, _ = self._tests()
         test = tests.get(report.nodeid)
         if test is None:
             return
@@ -91,13 +94,14 @@ class Recorder:
         of_file = [one for one in tests.values() if one.file == test.file]
         good = all(one.nodeid in self._passed and one.nodeid not in self._doubtful for one in of_file)
         sure = all(PROOF in self._passed.get(one.nodeid, {}) for one in of_file if one.subject)
+        if outcome is Outcome.FAILED and test.subject:
+            self._write(replace(test.subject, driver=test.subject.part), outcome, 0.0, (), self._newest_of(test))
         if outcome is Outcome.FAILED or (good and sure):
             for one in of_file:
                 if one.subject:
-                    known = proven.get(one.nodeid)
                     seconds = float(str(self._passed.get(one.nodeid, {}).get(SECONDS, 0)))
                     flags = self._test_flags(one.nodeid) if outcome is Outcome.PASSED else ()
-                    self._write(one.subject, outcome, seconds, flags, known.newest if known else 0.0)
+                    self._write(one.subject, outcome, seconds, flags, self._newest_of(one))
 
     def _write(self, of: Subject, outcome: Outcome, seconds: float, flags: tuple[str, ...], newest: float) -> None:
         now = time.time()
@@ -123,6 +127,10 @@ class Recorder:
     def _newest_pass(self, check: Check) -> float:
         """When the newest pass was that anybody has told of, even one in the future: a failure is not older."""
         return max(entry.newest for entry in self._plan.planned if entry.check == check)
+
+    def _newest_of(self, test: PythonTest) -> float:
+        known = self._tests()[1].get(test.nodeid)
+        return known.newest if known else 0.0
 
     def _at(self, nodeid: str) -> Iterator[Check]:
         place, _, name = nodeid.partition("::")

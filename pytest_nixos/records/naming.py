@@ -68,7 +68,8 @@ def failure_by_name(name: Name, subject: Subject) -> Verdict | None:
 
     Nobody knows when it was, so it is newer than any pass.
     """
-    if name.outcome is not Outcome.FAILED or name.driver != _hash(subject.driver):
+    runs = {_hash(subject.driver), _hash(subject.part or subject.driver)}
+    if name.outcome is not Outcome.FAILED or name.driver not in runs:
         return None
     return Verdict.of(subject, Outcome.FAILED, finished_at=UNKNOWN_BUT_LATE, by="a record that can't be read")
 

@@ -46,7 +46,7 @@ def judge(
     known = [
         (name, record)
         for name, record in found
-        if record.verdict.driver == subject.driver
+        if subject.is_told_of_by(record.verdict)
         and not _is_early(record.verdict, now)
         and speaks_of(record.verdict, subject.derivation)
     ]

@@ -13,8 +13,10 @@ def why_not(subject: Subject, known: Sequence[Known], max_age: float | None) -> 
     counting = [entry for entry in known if not entry.refusal]
     if not counting:
         return f"its records do not count: {', '.join(sorted({entry.refusal for entry in known}))}"
-    of_driver = [entry.record.verdict for entry in counting if entry.record.verdict.driver == subject.driver]
+    of_driver = [entry.record.verdict for entry in counting if subject.is_told_of_by(entry.record.verdict)]
     if not of_driver:
+        if subject.part:
+            return "what it is made of, an option, or the tests that it runs among have changed since its records"
         return "its records are of another driver, or of a run in another mode"
     newest = max(of_driver, key=lambda verdict: verdict.finished_at)
     if newest.outcome is Outcome.FAILED:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.leftovers import assert_none_left
-from tests.plugin.conftest import Checks
+from tests.plugin.conftest import FAKE, Checks
 from tests.plugin.test_checks import outcomes, records
 
 pytestmark = pytest.mark.nix
@@ -218,6 +218,49 @@ def test_a_newer_failure_takes_the_proof_away(run: Run, project: Path, how: str)
     (project / "broken").unlink()
     assert run("-n1") == PASSED
     assert run("-n1") == VERIFIED
+
+
+@pytest.mark.parametrize("how", ["record=True", "record=True, reads=['data']"])
+def test_a_failure_among_fewer_tests_takes_the_proof_away(run: Run, project: Path, how: str) -> None:
+    two = "\n@pytest.mark.nixos('web', record=True)\ndef test_two(nixos):\n    import os\n    "
+    one = ONE.replace("record=True", how).replace(', reads=["data"]', "")
+    (project / "tests/test_one.py").write_text(f"{one}{two}assert not os.path.exists('broken')\n")
+    assert run() == {"passed": 2}
+    (project / "broken").touch()
+    assert run("-k", "two") == {"failed": 1, "deselected": 1}
+    (project / "broken").unlink()
+    assert run() == {"passed": 2}
+    assert run() == {"verified": 2}
+    (project / "broken").touch()
+    assert run("-k", "not two") == {"passed": 1, "deselected": 1}
+    assert run() == {"verified": 2}
+
+
+def test_its_records_are_listed_forgotten_and_pruned_like_others(
+    run: Run, project: Path, checks: Checks, pytester: pytest.Pytester
+) -> None:
+    def asked(request: str, *args: str) -> str:
+        return pytester.runpytest_subprocess("tests", f"--nixos-records-{request}", *args).stdout.str()
+
+    two = "\n@pytest.mark.nixos('web')\ndef test_two(nixos): pass\n"
+    (project / "tests/test_one.py").write_text(ONE + two)
+    assert "test_one.py::test_one: to run: no record of this derivation" in asked("list")
+    assert run() == {"passed": 2}
+    listed = asked("list")
+    assert "test_one.py::test_one: verified by" in listed
+    assert "flagged python, tcg" in listed
+    assert "test_one.py::test_two: to run: nothing is recorded of it" in listed
+    assert "0 records removed" in asked("prune=0s")
+    edit(project / "data/a.txt")
+    assert "test_one.py::test_one: to run: what it is made of, an option, or" in asked("list")
+    assert run("-k", "one") == {"passed": 2}
+    (project / "tests/test_three.py").write_text(ONE.replace("test_one", "test_three"))
+    assert run(of="tests/test_three.py") == PASSED
+    assert "2 records removed" in asked("forget", "--deselect=tests/test_three.py")
+    assert run(of="tests/test_one.py") == {"passed": 2}
+    assert run(of="tests/test_three.py") == VERIFIED
+    checks.move("web", Path(shutil.copy(FAKE, project / "run-other-vm")))
+    assert "2 records removed" in asked("prune=0s")
 
 
 def test_when_a_conftest_is_loaded_counts(run: Run, project: Path) -> None:
