@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,24 @@ _TRIVIAL = "finish(running=running, answered=answered)\n"
 # Services that still start would share the guest's only core with the commands.
 _ROUND_TRIPS = """
 machine.execute("command -v systemctl >/dev/null && systemctl is-system-running --wait; sleep 2")
-asks = {
-    "plain": lambda: machine.succeed("true"),
-    "shell": lambda: machine.succeed("true; true"),
-    "timed": lambda: machine.execute("true"),  # it has a timeout unless told otherwise
-}
-times = {name: [] for name in asks}
+times = {ask: [] for ask in @ASKS@}
 for _ in range(@COUNT@):
-    for name, ask in asks.items():
+    for ask in times:
         before = clock()
-        ask()
-        times[name].append((clock() - before) * 1000)
+        eval("machine." + ask)
+        times[ask].append((clock() - before) * 1000)
 finish(**times)
 """
+# Each costs something else: nothing but the way, programs, in the end a new shell; `execute` has a timeout unless told otherwise.
+_ASKS = (
+    'succeed("true")',
+    'succeed("cat /proc/uptime | grep -q .")',
+    """succeed('test "$(uname)" = Linux')""",
+    'execute("true")',
+    'execute("uname")',
+    'execute("cat /proc/uptime | grep -q .")',
+    'execute("[[ -e /proc ]]")',
+)
 _CONSOLE = """
 before = clock()
 machine.succeed("(seq @COUNT@; echo that was the last line) >/dev/console")
@@ -95,12 +101,9 @@ def kinds(commands: int, lines: int) -> list[Kind]:
         "peak memory of the driver, MiB": lambda f: f["peak"],
     }
     trips: dict[str, Reading] = {
-        '`succeed("true")`, p50, ms': lambda f: percentile(f["plain"], 50),
-        '`succeed("true")`, p95, ms': lambda f: percentile(f["plain"], 95),
-        '`succeed("true; true")`, p50, ms': lambda f: percentile(f["shell"], 50),
-        '`succeed("true; true")`, p95, ms': lambda f: percentile(f["shell"], 95),
-        '`execute("true")`, p50, ms': lambda f: percentile(f["timed"], 50),
-        '`execute("true")`, p95, ms': lambda f: percentile(f["timed"], 95),
+        f"`{ask}`, p{percent}, ms".replace("|", "\\|"): partial(_took, ask, percent)
+        for ask in _ASKS
+        for percent in (50, 95)
     }
     console: dict[str, Reading] = {
         f"{lines} console lines, until the command has printed them, s": lambda f: f["printed"],
@@ -111,9 +114,15 @@ def kinds(commands: int, lines: int) -> list[Kind]:
     }
     return [
         Kind("trivial", _HEAD + _TRIVIAL, trivial),
-        Kind("round trips", _HEAD + _ROUND_TRIPS.replace("@COUNT@", str(commands)), trips),
+        Kind(
+            "round trips", _HEAD + _ROUND_TRIPS.replace("@COUNT@", str(commands)).replace("@ASKS@", repr(_ASKS)), trips
+        ),
         Kind("console", _HEAD + _CONSOLE.replace("@COUNT@", str(lines)), console),
     ]
+
+
+def _took(ask: str, percent: int, figures: Figures) -> float:
+    return percentile(figures[ask], percent)
 
 
 def percentile(values: list[float], percent: int) -> float:

@@ -1,22 +1,24 @@
 """What runs a command in the guest's shell as `bash -euo pipefail -c` would, as cheaply as that can be. Pure.
 
 To start a program is what takes the time in a guest. A fork of the root shell does what a new bash would do, for a
-command that asks nobody who the shell is (`$$`, `$0`), what state it has (`set`, `trap`), and has no expansion but of
-quotes; and what ends by itself at once needs no `timeout`.
+command that asks nobody who the shell is (`$$`, `$0`), what state it has (`set`, `trap`, variables), and has no
+expansions but quotes and `$(...)`. And the shell itself looks at the time.
 """
 
-import math
 import re
 import shlex
 from dataclasses import dataclass
 
 # Possessive, so that no text makes the search for what is not there long.
-_WORD = r"""(?:[\w./:@+,%^=-]++|'[^']*+'|"[^"$`\\!]*+")++"""
+_INNER = r"\$\([^()'\"$`\\!]*+\)"
+_DOUBLE = rf"""\"(?:[^"$`\\!]|{_INNER})*+\""""
+_WORD = rf"(?:[\w./:@+,%^=-]++|'[^']*+'|{_DOUBLE}|{_INNER})++"
 _REDIRECTION = rf"(?:\d?>&\d|\d?(?:>>?|<) *{_WORD})"
 _SIMPLE = re.compile(
     rf" *(?P<name>\[|[\w./:@+,][\w./:@+,-]*+)(?P<rest>(?: +(?:{_REDIRECTION}|{_WORD}|\]))*) *(?P<then>&&|\|\||[|;]|\Z)",
     re.ASCII,
 )
+_EXPANDED = re.compile(rf"(?P<literal>'[^']*+')|{_DOUBLE}|{_INNER}")
 _KEYWORDS = "case coproc do done elif else esac fi for function if in select then time until while"
 _SHELLS_OWN = (  # builtins that show or change the shell
     ". alias bg bind break builtin caller command compgen complete compopt continue declare dirs disown enable "
@@ -24,8 +26,6 @@ _SHELLS_OWN = (  # builtins that show or change the shell
     "return set shift shopt source suspend times trap type typeset unalias unset wait"
 )
 _AT_ONCE = ": [ echo false printf pwd test true"
-_OTHER_BUILTINS = "cd exit kill ulimit umask"
-_STRICT = "set -euo pipefail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,21 @@ class _Simple:
 def program(command: str, timeout: float | None) -> str:
     """A shell's line that runs a command; timeout in seconds, at which the command is ended with status 124."""
     parts = simple_commands(command)
-    if parts and (timeout is None or all(map(_ends_at_once, parts))):
-        return _in_a_fork(parts)
-    if timeout is None:
-        # By its path, under its name: a search along PATH would be done anew each time, by a process that forgets it.
-        return f'(exec -a bash "$BASH" -c {_strict(command)})'
-    seconds = max(1, math.ceil(timeout))
-    if len(parts) == 1 and parts[0].name not in f"{_AT_ONCE} {_OTHER_BUILTINS}".split():
-        return f"timeout {seconds} {parts[0].name}{parts[0].rest}"
-    return f"timeout {seconds} bash -c {_strict(command)}"
+    if parts:
+        line = f"set -euo pipefail; shopt -u lastpipe; BASH_ARGV0=bash; {_said(parts)}"
+        return line if timeout is None or all(map(_ends_at_once, parts)) else _timed(line, timeout)
+    # By its path, under its name: a search along PATH would be done anew each time, by a process that forgets it.
+    line = f'exec -a bash "$BASH" -c {shlex.quote(f"set -euo pipefail; {command}")}'
+    return f"({line})" if timeout is None else _timed(line, timeout)
+
+
+def _timed(line: str, seconds: float) -> str:
+    """The same, ended like by `timeout`: with all of its process group, which job control makes."""
+    run = f"set -m; ({line}; exit) >&4 4>&- & exec 2>/dev/null 4>&-; set +m; echo $!; wait $!; echo $?"
+    end = "kill -TERM -- -$_g; kill -CONT -- -$_g; read -r _s; _s=124"
+    # The status comes at once when the program ends, whoever of its children still holds its output.
+    watch = f"read -r _g; read -t {max(seconds, 0.01):.3f} -r _s || [ $? -le 128 ] || {{ {end}; }}; exit ${{_s:-137}}"
+    return f"exec 4>&1; {{ {run}; }} | {{ {watch}; }}"
 
 
 def simple_commands(command: str) -> list[_Simple]:
@@ -59,20 +65,32 @@ def simple_commands(command: str) -> list[_Simple]:
         found = _SIMPLE.match(command, at)
         if found is None or found["name"] in f"{_KEYWORDS} {_SHELLS_OWN}".split():
             return []
-        parts.append(_Simple(found["name"], found["rest"], found["then"]))
+        try:
+            rest = _EXPANDED.sub(_inside, found["rest"])
+        except ValueError:
+            return []
+        parts.append(_Simple(found["name"], rest, found["then"]))
         at = found.end()
     return parts
 
 
-def _ends_at_once(part: _Simple) -> bool:
-    return part.name in _AT_ONCE.split() and not {"<", ">"} & set(part.rest)  # a file may be a pipe that nobody reads
+def _inside(word: re.Match[str]) -> str:
+    """A piece of a word whose `$(...)` hold nothing but simple commands; raises ValueError."""
+    return word[0] if word["literal"] else re.sub(_INNER, _substituted, word[0])
 
 
-def _in_a_fork(parts: list[_Simple]) -> str:
+def _substituted(found: re.Match[str]) -> str:
+    parts = simple_commands(found[0][2:-1])
+    if not parts:
+        raise ValueError
+    return f"$({_said(parts)})"
+
+
+def _said(parts: list[_Simple]) -> str:
     # `command`: a new bash would not know the functions of this one.
-    said = " ".join(f"command {part.name}{part.rest} {part.then}" for part in parts)
-    return f"{_STRICT}; shopt -u lastpipe; BASH_ARGV0=bash; {said.rstrip(' ;')}"
+    return " ".join(f"command {part.name}{part.rest} {part.then}" for part in parts).rstrip(" ;")
 
 
-def _strict(command: str) -> str:
-    return shlex.quote(f"{_STRICT}; {command}")
+def _ends_at_once(part: _Simple) -> bool:
+    # A file may be a pipe that nobody reads, and what is substituted may be anything.
+    return part.name in _AT_ONCE.split() and not {"<", ">", "$"} & set(part.rest)

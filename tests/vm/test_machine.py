@@ -54,7 +54,7 @@ def test_output_that_looks_like_the_shells_own_words_is_output(machine: Machine,
 
 
 @pytest.mark.parametrize(
-    ("command", "status"), [("false", 1), ("exit 7", 7), ("nosuchprogram", 127), ("then", 127), ("test -e /nosuch", 1)]
+    ("command", "status"), [("false", 1), ("exit 7", 7), ("nosuchprogram", 127), ("then", 2), ("test -e /nosuch", 1)]
 )
 def test_a_plain_commands_status_is_its_own(machine: Machine, command: str, status: int) -> None:
     assert machine.execute(command, timeout=None) == (status, "")
