@@ -60,7 +60,7 @@ for _ in range(@COUNT@):
         times[ask].append((clock() - before) * 1000)
 finish(**times)
 """
-# Each costs something else: nothing but the way, programs, in the end a new shell; `execute` has a timeout unless told otherwise.
+# Each costs something else: only the way, programs, at last a shell; `execute` has a timeout unless told otherwise.
 _ASKS = (
     'succeed("true")',
     'succeed("cat /proc/uptime | grep -q .")',
