@@ -19,6 +19,9 @@
         lint = import ./hosts/lint.nix { inherit lib; };
       };
       packages.${system} = { inherit (lib) initrd tools; };
-      legacyPackages.${system} = { inherit (lib) closureInfo; };
+      legacyPackages.${system} = {
+        inherit (lib) closureInfo;
+        stages = import ./hosts/stages.nix { inherit lib; }; # for the tests of the test driver
+      };
     };
 }

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,17 @@ pytestmark = [pytest.mark.vm, pytest.mark.nix]
 @pytest.fixture(scope="module")
 def driver(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """A driver with the machine of the example's check `login`."""
-    folder = tmp_path_factory.mktemp("gate")
-    attr = f"{ROOT}/example_flake#checks.x86_64-linux.login.nodes.gate.system.build.vm"
-    argv = nix.flake("build", attr, "--override-input", "debian", f"path:{example_parts()}")
+    with driver_of(nix, "checks.x86_64-linux.login", "gate", tmp_path_factory.mktemp("gate")) as driver:
+        yield driver
+
+
+@contextmanager
+def driver_of(nix: Nix, attr: str, node: str, folder: Path) -> Iterator[Driver]:
+    """A driver with one machine of the example."""
+    installable = f"{ROOT}/example_flake#{attr}.nodes.{node}.system.build.vm"
+    argv = nix.flake("build", installable, "--override-input", "debian", f"path:{example_parts()}")
     subprocess.run([*argv, "--no-write-lock-file", "--out-link", str(folder / "vm")], check=True, capture_output=True)
-    script = (folder / "vm" / "bin" / "run-gate-vm").resolve()
+    script = (folder / "vm" / "bin" / f"run-{node}-vm").resolve()
     with pytest.MonkeyPatch.context() as patch, short_tmp(patch):
         env = {**os.environ, "QEMU_OPTS": "-machine accel=tcg"}
         spec = DriverSpec(machines=machine_specs([str(script)]), global_timeout=600)
@@ -207,3 +214,16 @@ def test_it_ends_well(gate: Machine) -> None:
     assert not gate.booted
     gate.cleanup_statedir()
     assert list(gate.state_dir.iterdir()) == []
+
+
+def test_switch_root(nix: Nix, tmp_path: Path) -> None:
+    with driver_of(nix, "legacyPackages.x86_64-linux.stages", "stepper", tmp_path) as driver:
+        [stepper] = driver.machines
+        stepper.wait_for_unit("initrd.target", timeout=300)
+        stepper.succeed("test -e /etc/initrd-release -a -e /sysroot/etc/hostname")
+        stepper.execute("touch /run/kept")
+        stepper.switch_root()
+        stepper.fail("test -e /etc/initrd-release")
+        stepper.wait_for_unit("multi-user.target")
+        stepper.succeed("test -e /run/kept")
+        stepper.shutdown()

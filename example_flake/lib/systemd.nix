@@ -2,7 +2,7 @@
 # folder `root` of files to add to Debian's, and the lines of the node's users for passwd, group and shadow.
 #
 # Of the node: services.<name> { script, unit ? "" (more lines), start ? true }, wants ? [ unit ], etc ? { <path> = text },
-# users ? { <name>.password ? "" }.
+# users ? { <name>.password ? "" }, initrdBackdoor ? false (whether it waits in an initrd for switch_root).
 { mkDerivation, writeText }:
 { name, config, node }:
 let
@@ -25,12 +25,14 @@ in
 mkDerivation {
   name = "systemd-${name}";
   inherit config wants;
+  initrdBackdoor = if node.initrdBackdoor or false then "1" else "";
   files = lines (path: text: "${path} ${writeText (baseNameOf path) text}") (units // (node.etc or { }));
   users = lines (user: options: "${user} ${options.password or ""}") (node.users or { });
   script = ''
     mkdir "$out"
     cp -R "$config"/. "$out"
-    chmod u+w "$out"
+    chmod u+w "$out" "$out/config"
+    echo "initrdBackdoor=$initrdBackdoor" >> "$out/config"
     wanted=$out/root/etc/systemd/system/multi-user.target.wants
     mkdir -p "$wanted"
     ln -s /lib/systemd/system/multi-user.target "$out/root/etc/systemd/system/default.target"
