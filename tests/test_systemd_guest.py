@@ -12,7 +12,7 @@ import pytest
 
 from pytest_nixos.nix.command import Nix
 from pytest_nixos.vm.driver import Driver
-from pytest_nixos.vm.errors import CommandError, MachineError, MachineTimeout
+from pytest_nixos.vm.errors import CommandError, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.machine import Machine
 from pytest_nixos.vm.polling import PollingConditionError
 from pytest_nixos.vm.spec import DriverSpec, machine_specs
@@ -226,4 +226,6 @@ def test_switch_root(nix: Nix, tmp_path: Path) -> None:
         stepper.fail("test -e /etc/initrd-release")
         stepper.wait_for_unit("multi-user.target")
         stepper.succeed("test -e /run/kept")
-        stepper.shutdown()
+        shell = stepper.get_unit_property("backdoor.service", "MainPID")
+        with pytest.raises(MachineDied, match="the guest's root shell has ended while command"):
+            stepper.succeed(f"kill -9 {shell}; sleep infinity")

@@ -224,7 +224,9 @@ class Console:
         return None
 
     def _from(self, offset: int) -> BinaryIO:
-        file = self.transcript.open("rb")
+        # While it is ours by number: at its path may be the file of another driver with the same output folder.
+        mine = Path("/proc/self/fd", str(self._file.fileno())) if not self._file.closed else self.transcript
+        file = mine.open("rb")
         file.seek(offset)
         return file
 

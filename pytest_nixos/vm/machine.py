@@ -17,7 +17,7 @@ from pytest_nixos.vm.qmp import Qmp
 from pytest_nixos.vm.running import Running
 from pytest_nixos.vm.screen import Screen
 from pytest_nixos.vm.serial import Serial
-from pytest_nixos.vm.shell import Shell, ShellRestarted, answer_deadline
+from pytest_nixos.vm.shell import Shell, ShellEnded, ShellRestarted, answer_deadline
 from pytest_nixos.vm.spec import MachineSpec
 from pytest_nixos.vm.units import Units
 
@@ -272,7 +272,7 @@ class Machine(Units, Screen, Serial):
         """The output of a command that may end the machine."""
         try:
             return shell.answer(token, deadline)[1].decode(errors="replace")
-        except (StreamClosed, ShellRestarted):
+        except (StreamClosed, ShellRestarted, ShellEnded):
             if self._running.failure:
                 raise
             return ""
@@ -289,17 +289,23 @@ class Machine(Units, Screen, Serial):
             raise self._late(what, seconds) from None
         except StreamClosed:
             raise self._death(what) from None
+        except ShellEnded:
+            message = f"{self.name}: the guest's root shell has ended while {what}"
+            raise MachineDied(message, detail=self._last_lines()) from None
         except ShellRestarted:
             raise MachineDied(f"{self.name}: the guest has rebooted while {what}") from None
 
     def _late(self, what: str, seconds: float | None) -> MachineError:
-        console = f"the console's last lines of {self.name}:\n{self.console_tail(20)}"
         if self.deadline.expired:
-            return GlobalTimeout(f"{self.name}: the time for the whole test is over while {what}", detail=console)
+            message = f"{self.name}: the time for the whole test is over while {what}"
+            return GlobalTimeout(message, detail=self._last_lines())
         limit = "" if seconds is None else f" after {seconds:g} s"
-        return MachineTimeout(f"{self.name}: timed out{limit}: {what}", detail=console)
+        return MachineTimeout(f"{self.name}: timed out{limit}: {what}", detail=self._last_lines())
 
     def _death(self, what: str) -> MachineDied:
         how = self._running.how_it_ended()
-        console = f"the console's last lines of {self.name}:\n{self.console_tail(20)}"
-        return MachineDied(f"{self.name}: {how or 'QEMU closed the connection'} while {what}", detail=console)
+        message = f"{self.name}: {how or 'QEMU closed the connection'} while {what}"
+        return MachineDied(message, detail=self._last_lines())
+
+    def _last_lines(self) -> str:
+        return f"the console's last lines of {self.name}:\n{self.console_tail(20)}"

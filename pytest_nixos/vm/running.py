@@ -1,5 +1,6 @@
 """What exists while a machine's QEMU runs: the process, its console, its sockets, and how it ended."""
 
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -13,6 +14,9 @@ from pytest_nixos.vm.qemu import MachineDirs
 from pytest_nixos.vm.qmp import Qmp
 from pytest_nixos.vm.shell import Shell
 from pytest_nixos.vm.spec import MachineSpec
+
+# Systemd's word, of a service that NixOS gives each machine of a test; journald copies it to the console.
+_SHELL_ENDED = re.compile(r"systemd\[1\]: backdoor\.service: Main process exited")
 
 
 class Running:
@@ -70,6 +74,8 @@ class Running:
         if not self.failure and panic_in(line, may_reboot=self._may_reboot):
             self.failure = f"the guest's kernel panicked ({line.strip()})"
             self._wake()
+        if _SHELL_ENDED.search(line):
+            self.shell.ended.set()
 
     def _end(self) -> None:
         self.ended.set()

@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,12 +31,17 @@ BANNER = b"Spawning backdoor root shell..."
 TIMEOUT_STATUS = 124
 _GRACE_SECONDS = 30.0  # for the guest to end a command, on a slow host
 _SEND_SECONDS = 60.0
+_LOOK_SECONDS = 1.0  # how often a command's answer is given up for an ended shell
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPES = {b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b"E": b"\x1b"}
 
 
 class ShellRestarted(Exception):
     """The guest's shell has begun anew: the guest has rebooted."""
+
+
+class ShellEnded(Exception):
+    """The guest's shell has ended, and nothing has started it anew."""
 
 
 def frame(command: str, token: str, timeout: float | None) -> bytes:
@@ -62,6 +68,7 @@ class Shell:
         self._stream: Stream | None = None
         self._numbers = itertools.count(1)
         self._unread = ""  # the token of a command whose answer nobody has read to its end
+        self.ended = threading.Event()  # set by who hears of the shell's end: the guest does not close its console
         self.interrupted = False
 
     def accept(self, check: Callable[[], None], deadline: Deadline) -> None:
@@ -76,6 +83,7 @@ class Shell:
         self._unread = ""
         stream.until(BANNER, deadline)
         stream.until(b"\n", deadline)
+        self.ended.clear()
 
     def send(self, data: bytes) -> None:
         """Type into the shell. Raises StreamClosed, StreamTimeout."""
@@ -98,11 +106,14 @@ class Shell:
         return token
 
     def answer(self, token: str, deadline: Deadline) -> tuple[int, bytes]:
-        """Exit status and output of the command; raises StreamClosed, StreamTimeout, ShellRestarted."""
+        """Exit status and output of the command.
+
+        Raises StreamClosed, StreamTimeout, ShellRestarted, ShellEnded.
+        """
         mark = token.encode()
         head, whole, rest = b"", False, bytearray()
         while True:
-            line = self._connected().until(b"\n", deadline).rstrip(b"\r")
+            line = self._line(deadline).rstrip(b"\r")
             if found := re.search(rb"%b:(\d+):(.*)" % mark, line):
                 head, whole = unquote(found[2]), found[1] != b"0"
                 if not whole and len(head) < HEAD_BYTES:
@@ -121,6 +132,17 @@ class Shell:
             rest += line
             if len(line) >= LINE_BYTES:
                 self.send(b"\n")
+
+    def _line(self, deadline: Deadline) -> bytes:
+        while True:
+            ended = self.ended.is_set()  # asked before reading: what the shell has said before its end still counts
+            try:
+                return self._connected().until(b"\n", Deadline(_LOOK_SECONDS, deadline))
+            except StreamTimeout:
+                if ended:
+                    raise ShellEnded from None
+                if deadline.expired:
+                    raise
 
     def interrupt(self) -> None:
         """End what waits for the shell, now and later: it raises StreamClosed."""

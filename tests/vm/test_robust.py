@@ -124,6 +124,32 @@ def test_a_shell_that_is_killed_ends_commands_in_time(machine: Machine, monkeypa
     assert machine.booted
 
 
+def test_a_shell_whose_end_systemd_tells_of_ends_commands_without_a_timeout(machine: Machine) -> None:
+    pid = shell_pid(machine)
+    word = "[   22.7] systemd[1]: backdoor.service: Main process exited, code=killed, status=9/KILL"
+    with within(5), pytest.raises(MachineDied, match="the guest's root shell has ended while command `echo"):
+        machine.succeed(f"echo '{word}' >&2; kill -9 {pid}; sleep 60")
+    with within(5), pytest.raises(MachineDied, match="the guest's root shell has ended while command `true`"):
+        machine.succeed("true")
+
+
+def test_what_a_shell_has_said_before_its_end_counts(machine: Machine) -> None:
+    word = "systemd[1]: backdoor.service: Main process exited, code=exited, status=129/n/a"
+    assert machine.succeed(f"echo '{word}' >&2; sleep 0.5; echo fine") == "fine\n"
+    assert machine.succeed("echo fine") == "fine\n"
+
+
+def test_a_console_is_read_from_our_own_transcript(make_driver: MakeDriver) -> None:
+    one = make_driver("web").machines[0]
+    one.succeed("echo mine >&2")
+    other = one.transcript.with_name("other")
+    other.write_text("theirs\n" * 100)
+    other.rename(one.transcript)
+    one.succeed("echo more >&2")
+    one.wait_for_console_text("more", timeout=10)
+    assert "theirs" not in one.get_console_log()
+
+
 def test_a_shell_that_hangs_ends_commands_in_time_and_is_usable_when_it_goes_on(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
