@@ -142,35 +142,39 @@ class PythonTests:
 
     def _doubt(self, item: pytest.Item) -> str:
         """Why a pass proves nothing; "" if it does."""
-        path, nodeid = item.path, item.nodeid
-        if path not in self._files:
+        if item.path not in self._files:
             return "its tests run among those of other files"
-        planned, ran = self._role.tests, self._ran[path]
-        items = [one for one in self._files[path] if one.nodeid in ran]
-        if doubt := self._prejudice(items):
-            return doubt
-        if self._role.unsure:
-            return "this session uses nixos_boot, nixos_plan or nixos_prebuilt"
-        in_order = [test.nodeid for test in planned.values() if test.file == str(path)]
         try:
-            taken = self._snapshot(path, self._files[path])
-            if ran != in_order[: len(ran)] or nodeid not in planned:
-                return "its tests have run more than once, in another order, or in several processes"
-            if planned[nodeid].subject is None:
-                return "its check opts out of records"
-            known, loaded = taken.files, sorted(sources.loaded(self._base))
-            strangers = [name for name in loaded if not {name, os.path.realpath(name)} & known]
-            if strangers:
-                return f"{os.path.relpath(strangers[0], self._base)} is loaded, which is not among what it reads="
-            if taken.changed_at >= sources.process_started():
-                return _EDITED
-            if old := sources.outdated(loaded, [f"-pytest-{pytest.__version__}"]):
-                return f"{os.path.relpath(old[0], self._base)} may differ from what is in its __pycache__: remove that"
-            whole = [one for one in self._files[path] if one.nodeid in in_order]
-            now = self._subject(item, taken, self._key(path, whole, taken))
+            return next(filter(None, self._doubts(item)), "")
         except (PytestNixosError, OSError) as error:
             return str(error)
-        return "" if now == planned[nodeid].subject else _EDITED
+
+    def _doubts(self, item: pytest.Item) -> Iterator[str]:
+        """Each reason there may be, "" for one that there is not. Raises PytestNixosError, OSError."""
+        path, ran = item.path, self._ran[item.path]
+        yield self._prejudice([one for one in self._files[path] if one.nodeid in ran])
+        yield "this session uses nixos_boot, nixos_plan or nixos_prebuilt" if self._role.unsure else ""
+        taken = self._snapshot(path, self._files[path])  # where this fails, nothing was planned
+        in_order = [test.nodeid for test in self._role.tests.values() if test.file == str(path)]
+        if ran != in_order[: len(ran)] or item.nodeid not in in_order:
+            yield "its tests have run more than once, in another order, or in several processes"
+        planned = self._role.tests[item.nodeid].subject
+        yield "" if planned else "its check opts out of records"
+        yield self._stray(taken)
+        whole = [one for one in self._files[path] if one.nodeid in in_order]
+        yield "" if self._subject(item, taken, self._key(path, whole, taken)) == planned else _EDITED
+
+    def _stray(self, taken: sources.Snapshot) -> str:
+        """Why what this process has loaded may be something else than what was taken; "" if it is not."""
+        loaded = sorted(sources.loaded(self._base))
+        strangers = [name for name in loaded if not {name, os.path.realpath(name)} & taken.files]
+        if strangers:
+            return f"{os.path.relpath(strangers[0], self._base)} is loaded, which is not among what it reads="
+        if taken.changed_at >= sources.process_started():
+            return _EDITED
+        if old := sources.outdated(loaded, [f"-pytest-{pytest.__version__}"]):
+            return f"{os.path.relpath(old[0], self._base)} may differ from what is in its __pycache__: remove that"
+        return ""
 
     def _key(self, path: Path, items: Sequence[pytest.Item], taken: sources.Snapshot) -> str:
         """What decides the results of these tests of a file, hashed. Raises PytestNixosError."""

@@ -4,11 +4,13 @@ A file is *installed* when it belongs to Python itself or to a distribution; eve
 loaded is the *project's*.
 """
 
+import csv
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import site
 import struct
 import sys
@@ -24,6 +26,8 @@ from pytest_nixos.errors import CheckFailed
 _STORE = "/nix/store/"
 _DEBIAN = "/usr/lib/python3/dist-packages"
 _TICK = os.sysconf("SC_CLK_TCK")
+# What a distribution lists of its own, as seen from where it lies: not what describes it, nor what lies elsewhere.
+_OWN = re.compile(r"(?![^/]*\.dist-info/)(?!(?:.*/)?\.\.(?:/|$))")
 # What Python and pytest themselves write while they run.
 _BY_THE_WAY = {"__pycache__", ".pytest_cache", ".git"}
 
@@ -84,8 +88,13 @@ def is_installed(name: str, base: str) -> bool:
     real = os.path.realpath(name)
     if real in _distributions()[1] or (real.startswith(_pythons_folders()) and not real.startswith(_site_folders())):
         return True
-    below = any(path.startswith(f"{folder}/") for path in (name, real) for folder in (base, os.path.realpath(base)))
-    return real.startswith(_STORE) and not below
+    roots = tuple(f"{folder}/" for folder in (base, os.path.realpath(base)))
+    if real.startswith(roots):
+        return False
+    folder, _, file = name.rpartition("/")
+    if f"{os.path.realpath(folder)}/{file}" in _distributions()[1]:  # a link itself, as some installers make them
+        return True
+    return real.startswith(_STORE) and not name.startswith(roots)
 
 
 def outdated(names: Iterable[str], versions: Iterable[str]) -> list[str]:
@@ -135,11 +144,13 @@ def _distributions() -> tuple[str, frozenset[str]]:
     """A hash of all distributions, by name, version and contents, and the files that are theirs."""
     said, files = [], set()
     for one in importlib.metadata.distributions():
-        theirs = one.files or []
-        own = [file for file in theirs if ".." not in file.parts and not file.parts[0].endswith(".dist-info")]
-        hashes = sorted(f"{file} {file.hash.value}" for file in own if file.hash)
-        said.append([str(one.metadata["Name"]), one.version, digest(hashes)])
-        files |= {os.path.realpath(str(one.locate_file(file))) for file in own if file.hash}
+        # Their list as pip writes it; `one.files` would make tens of thousands of objects of it.
+        listed = csv.reader((one.read_text("RECORD") or "").splitlines())
+        hashes = {row[0]: row[1] for row in listed if len(row) > 1 and row[1] and _OWN.match(row[0])}
+        metadata = one.metadata
+        said.append([str(metadata["Name"]), str(metadata["Version"]), digest(hashes)])
+        folder = os.path.realpath(str(one.locate_file("")))
+        files |= {f"{folder}/{name}" for name in hashes}
     return digest(sorted(said)), frozenset(files)
 
 

@@ -130,3 +130,27 @@ def test_a_process_knows_when_it_began() -> None:
     assert 0 < time.time() - began < 24 * 3600
     assert abs(began - Path("/proc/self").stat().st_ctime) < 24 * 3600
     assert sources.installation() == sources.installation()
+
+
+def test_a_file_of_a_distribution_may_be_a_link_but_not_into_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = tmp_path / "site" / "some-1.dist-info"
+    described.mkdir(parents=True)
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: some\nVersion: 1\n")
+    names = ["plain.py", "linked.py", "edited.py"]
+    (described / "RECORD").write_text("".join(f"{name},sha256=abc,1\n" for name in names) + "unlisted.py,,\n")
+    for path in ("site/plain.py", "cache/linked.py", "project/edited.py", "site/unlisted.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "site/linked.py").symlink_to(tmp_path / "cache/linked.py")
+    (tmp_path / "site/edited.py").symlink_to(tmp_path / "project/edited.py")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    sources._distributions.cache_clear()
+    try:
+        files = [*names, "unlisted.py"]
+        theirs = [name for name in files if sources.is_installed(f"{tmp_path}/site/{name}", f"{tmp_path}/project")]
+    finally:
+        sources._distributions.cache_clear()
+        sources.is_installed.cache_clear()
+    assert theirs == ["plain.py", "linked.py"]
