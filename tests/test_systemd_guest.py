@@ -226,6 +226,9 @@ def test_switch_root(nix: Nix, tmp_path: Path) -> None:
         stepper.fail("test -e /etc/initrd-release")
         stepper.wait_for_unit("multi-user.target")
         stepper.succeed("test -e /run/kept")
+        # A clock that is set makes no command late.
+        assert stepper.succeed("date -s 2040-01-01 +%Y; sleep 0.1", timeout=60) == "2040\n"
+        assert stepper.execute("sleep 30", timeout=1)[0] == 124
         shell = stepper.get_unit_property("backdoor.service", "MainPID")
         with pytest.raises(MachineDied, match="the guest's root shell has ended while command"):
             stepper.succeed(f"kill -9 {shell}; sleep infinity")

@@ -26,6 +26,23 @@ _SHELLS_OWN = (  # builtins that show or change the shell
     "return set shift shopt source suspend times trap type typeset unalias unset wait"
 )
 _AT_ONCE = ": [ echo false printf pwd test true"
+_OF_VARIABLES = re.compile(r"(?:\[|printf|test)(?: .*)? -[voR]\b.*", re.DOTALL)  # and of the shell's options
+_FOREVER = 1e9  # seconds
+# `read -t` goes by the clock, which a command may set: so it is believed only when the machine's uptime agrees, in
+# hundredths of a second. A line may come in pieces then.
+_WATCH = """
+TMOUT= _s= _u= _b= _l=SECONDS; read -r _g; read -r _b _ 2>/dev/null </proc/uptime;
+until read -t $_l -r _p; do
+ if [ $? -le 128 ]; then break; fi;
+ _s+=$_p; read -r _u _ 2>/dev/null </proc/uptime;
+ _l=SECONDS; _l=$((10#${_l/./} - 10#0${_u/./} + 10#0${_b/./}));
+ if [ $_l -le 0 ] || [ -z "$_u" ]; then
+  kill -TERM -- -$_g; kill -CONT -- -$_g; read -r _p; _s=; _p=124; break;
+ fi 2>/dev/null;
+ _l=$((_l / 100 + 1));
+done;
+_s+=$_p; exit ${_s:-137};
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +56,11 @@ class _Simple:
 
 def program(command: str, timeout: float | None) -> str:
     """A shell's line that runs a command; timeout in seconds, at which the command is ended with status 124."""
+    if timeout is not None and timeout > _FOREVER:
+        timeout = None
     parts = simple_commands(command)
     if parts:
-        line = f"set -euo pipefail; shopt -u lastpipe; BASH_ARGV0=bash; {_said(parts)}"
+        line = f"set -euo pipefail; shopt -u lastpipe; {_said(parts)}"
         return line if timeout is None or all(map(_ends_at_once, parts)) else _timed(line, timeout)
     # By its path, under its name: a search along PATH would be done anew each time, by a process that forgets it.
     line = f'exec -a bash "$BASH" -c {shlex.quote(f"set -euo pipefail; {command}")}'
@@ -51,10 +70,9 @@ def program(command: str, timeout: float | None) -> str:
 def _timed(line: str, seconds: float) -> str:
     """The same, ended like by `timeout`: with all of its process group, which job control makes."""
     run = f"set -m; ({line}; exit) >&4 4>&- & exec 2>/dev/null 4>&-; set +m; echo $!; wait $!; echo $?"
-    end = "kill -TERM -- -$_g; kill -CONT -- -$_g; read -r _s; _s=124"
     # The status comes at once when the program ends, whoever of its children still holds its output.
-    watch = f"read -r _g; read -t {max(seconds, 0.01):.3f} -r _s || [ $? -le 128 ] || {{ {end}; }}; exit ${{_s:-137}}"
-    return f"exec 4>&1; {{ {run}; }} | {{ {watch}; }}"
+    watch = _WATCH.replace("SECONDS", f"{max(seconds, 0.01):.2f}").replace("\n", " ")
+    return f"exec 4>&1; {{ {run}; }} | {{ {watch} }}"
 
 
 def simple_commands(command: str) -> list[_Simple]:
@@ -64,6 +82,8 @@ def simple_commands(command: str) -> list[_Simple]:
     while at < len(command) or not parts or parts[-1].then not in ("", ";"):
         found = _SIMPLE.match(command, at)
         if found is None or found["name"] in f"{_KEYWORDS} {_SHELLS_OWN}".split():
+            return []
+        if _OF_VARIABLES.fullmatch(found["name"] + found["rest"]):
             return []
         try:
             rest = _EXPANDED.sub(_inside, found["rest"])
@@ -87,7 +107,7 @@ def _substituted(found: re.Match[str]) -> str:
 
 
 def _said(parts: list[_Simple]) -> str:
-    # `command`: a new bash would not know the functions of this one.
+    # `command`: a new bash would not know the functions of this one, unless they are exported.
     return " ".join(f"command {part.name}{part.rest} {part.then}" for part in parts).rstrip(" ;")
 
 

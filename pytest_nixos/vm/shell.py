@@ -50,10 +50,12 @@ def frame(command: str, token: str, timeout: float | None) -> bytes:
     # that waits is its parent: `kill $PPID` ends that, not the shell.
     run = f"({program(command, timeout)}; exit) </dev/null 3<&-"
     # Fails at the end of the output, succeeds at a NUL (which it takes away) and after so many bytes.
-    head = f"LC_ALL=C IFS= read -rd '' -n {HEAD_BYTES} _o; _e=$?; LC_ALL=C printf '%s:%d:%q\\n' {token} $_e \"$_o\""
+    head = (
+        f"LC_ALL=C IFS= TMOUT= read -rd '' -n {HEAD_BYTES} _o; _e=$?; LC_ALL=C printf '%s:%d:%q\\n' {token} $_e \"$_o\""
+    )
     # Bash reads from pipes byte by byte, but for `read -N`, which asks for what it still lacks.
     confirmed = f'while read -rN {LINE_BYTES + 1} l; do printf %s "$l"; read -r l <&3; done; printf %s "$l"'
-    rest = f"(base64 -w {LINE_BYTES} | {{ {confirmed}; }})"
+    rest = f"(TMOUT=; base64 -w {LINE_BYTES} | {{ {confirmed}; }})"
     # With lastpipe the shell itself is the reader, and not one more process.
     answer = f"{run} | {{ {head}; [ $_e != 0 ] || {rest}; }}; echo {token}=${{PIPESTATUS[0]}}"
     return f"shopt -s lastpipe; echo {token}; {{ {answer}; }} 3<&0\n".encode()

@@ -114,7 +114,7 @@ def test_a_list_of_simple_commands_needs_no_bash_of_its_own(command: str) -> Non
             "a <<x",
             "f() b",
         ),
-        *("while true", "a; while b", "a; exec b", "%1"),
+        *("printf -v UID 3", "[ -v x ]", "test -o errexit", "while true", "a; while b", "a; exec b", "%1"),
     ],
 )
 def test_what_needs_a_shell_gets_its_own_bash(command: str) -> None:
@@ -135,6 +135,16 @@ def test_what_takes_too_long_is_ended_with_all_that_it_has_started(command: str,
 
 def test_what_stops_itself_is_ended_too(tmp_path: Path) -> None:
     assert ran(program("kill -STOP $BASHPID", 0.3), tmp_path) == (124, b"x\n")
+
+
+def test_a_shell_with_a_time_limit_waits_for_its_commands(tmp_path: Path) -> None:
+    line = program("sleep 1.3; echo done", 60)
+    assert ran(f"export TMOUT=1; {line}", tmp_path) == (0, b"done\nx\n")
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_timeout_may_be_endless(timeout: float) -> None:
+    assert program("cat", timeout) == program("cat", None)
 
 
 def test_a_command_in_the_background_outlives_its_timeout(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_commands_quotes_and_timeout_survive_the_frame() -> None:
     text = frame("echo 'it''s' \"$x\"", "@7", 1.5).decode()
     assert text.count("\n") == 1
     assert "-c 'set -euo pipefail; echo '\"'\"'it" in text
-    assert "read -t 1.500 " in text
+    assert "_l=1.50;" in text
     assert "read -t" not in frame("cat", "@1", None).decode()
 
 
