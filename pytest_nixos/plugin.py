@@ -21,6 +21,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Note from here on which Python files are opened, when there is a flake: tests in Python may be made of them."""
+    if early_config.known_args_namespace.nixos_flake or early_config.getini("nixos_flake"):
+        from pytest_nixos.opened import watch
+
+        watch()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | pytest.ExitCode | None:
     """Answer what is asked in place of running tests, in one process even where xdist is asked for."""
     if not requested(config.option):

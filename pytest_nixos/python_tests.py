@@ -9,6 +9,7 @@ the result: the file's tests and what they say, the files that they are made of,
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,24 +28,22 @@ from pytest_nixos.model import PythonTest, Subject
 from pytest_nixos.recorder import PROOF, SECONDS
 from pytest_nixos.session import Session
 
-_VERSION = 3
+_VERSION = 4
 # What is selected, shown, or where it runs. Our own options change derivations.
 _OF_NO_MATTER = {
-    *(
-        "file_or_dir",
-        "keyword",
-        "markexpr",
-        "deselect",
-        "ignore",
-        "ignore_glob",
-        "collectonly",
-        "maxfail",
-        "lf",
-        "failedfirst",
-        "newfirst",
-    ),
+    *("file_or_dir", "keyword", "markexpr", "deselect", "ignore", "ignore_glob", "collectonly", "maxfail"),
+    *("lf", "failedfirst", "newfirst"),
     *("last_failed_no_failures", "stepwise", "stepwise_skip", "stepwise_reset", "cacheshow", "cacheclear"),
-    *("verbose", "no_header", "no_summary", "no_fold_skipped", "force_short_summary", "reportchars", "tbstyle"),
+    *(
+        "quiet",
+        "verbose",
+        "no_header",
+        "no_summary",
+        "no_fold_skipped",
+        "force_short_summary",
+        "reportchars",
+        "tbstyle",
+    ),
     *("color", "showlocals", "code_highlight", "durations", "durations_min", "xmlpath", "junitprefix"),
     *("show_capture", "fulltrace", "console_output_style", "xfail_tb", "usepdb", "basetemp"),
     *("tx", "dist", "distload", "numprocesses", "maxprocesses", "maxworkerrestart", "loadgroup", "looponfail"),
@@ -64,6 +63,7 @@ class PythonTests:
     def __init__(self, role: Session, config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         self._role, self._config, self._base = role, config, config.rootpath
         self._files = _by_file(items)
+        self._mixed = _mixed(items)
         self._ran: dict[Path, list[str]] = {path: [] for path in self._files}
         self._warned: set[Path] = set()
 
@@ -119,7 +119,9 @@ class PythonTests:
         reads_more = any(set(other.reads) - set(wish.reads) for other in map(_wish, self._files[item.path]) if other)
         own = self._snapshot(item.path, [item]) if reads_more else taken
         among_these = sources.digest([key, item.nodeid])[:32]
-        among_any = sources.digest([self._surroundings(own), item.nodeid, *self._said(item)])[:32]
+        # Nor with which options, or with which plugins first: a failure under others counts.
+        anyhow = [_VERSION, own.digest, sources.installation(), item.nodeid, *self._said(item)]
+        among_any = sources.digest(anyhow)[:32]
         return Subject(
             check=item.nodeid,
             system=self._role.plan.system,
@@ -142,7 +144,7 @@ class PythonTests:
 
     def _doubt(self, item: pytest.Item) -> str:
         """Why a pass proves nothing; "" if it does."""
-        if item.path not in self._files:
+        if item.path in self._mixed:
             return "its tests run among those of other files"
         try:
             return next(filter(None, self._doubts(item)), "")
@@ -180,13 +182,10 @@ class PythonTests:
         """What decides the results of these tests of a file, hashed. Raises PytestNixosError."""
         skipped = [item.nodeid for item in self._files[path] if item not in items]
         said = [[item.nodeid, *self._said(item)] for item in items]
-        return sources.digest([self._surroundings(taken), said, skipped])
-
-    def _surroundings(self, taken: sources.Snapshot) -> str:
-        """What decides the result of a test beside itself, whichever others run. Raises PytestNixosError."""
         first = self._config.stash[options.FIRST]  # the others come too late for some hooks
         plugins = sorted((os.path.relpath(name, self._base), name in first) for name in self._plugins())
-        return sources.digest([_VERSION, taken.digest, sources.installation(), _options(self._config), plugins])
+        world = [sources.installation(), _options(self._config), plugins]
+        return sources.digest([_VERSION, said, skipped, path in self._mixed, taken.digest, world])
 
     def _said(self, item: pytest.Item) -> list[object]:
         """A test's marker, and the driver that its machines come from."""
@@ -217,10 +216,17 @@ class PythonTests:
 
 
 def _by_file(items: Sequence[pytest.Item]) -> dict[Path, list[pytest.Item]]:
-    """The items of each file in which a test has machines; not of one whose tests are among those of others."""
-    runs = [(path, list(some)) for path, some in groupby(items, lambda item: item.path)]
-    paths = [path for path, _ in runs]
-    return {path: some for path, some in runs if paths.count(path) == 1 and any(map(uses_machines, some))}
+    """The items of each file in which a test has machines."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    return {path: some for path, some in files.items() if any(map(uses_machines, some))}
+
+
+def _mixed(items: Sequence[pytest.Item]) -> frozenset[Path]:
+    """The files whose tests run among those of others: these may fail, but prove nothing."""
+    runs = Counter(path for path, _ in groupby(items, lambda item: item.path))
+    return frozenset(path for path, number in runs.items() if number > 1)
 
 
 def _wish(item: pytest.Item) -> Wish | None:
@@ -263,5 +269,7 @@ def _options(config: pytest.Config) -> list[tuple[str, str]]:
 
 
 def _shared_by_workers(value: Any) -> Any:
-    """An option as it was given: xdist's workers have no terminal."""
-    return [entry for entry in value if entry != "no:terminal"] if isinstance(value, list) else value
+    """An option as it was given: xdist's workers have no terminal. And our ini keys, too, change derivations."""
+    if not isinstance(value, list):
+        return value
+    return [entry for entry in value if entry != "no:terminal" and not str(entry).startswith("nixos_")] or None

@@ -81,9 +81,9 @@ class Recorder:
         self._record_tests(report, outcome)
 
     def _record_tests(self, report: pytest.TestReport, outcome: Outcome) -> None:
-        """Record the tests of a Python file: a failure of one is that of all, and they have passed when all have.
+        """Record the tests of a Python file: they have passed when all have, and they are verified together.
 
-        A failure also stands for itself: it refutes what proves the test among others of its file.
+        A failure refutes what proves the test, among whichever others; one of a test without records that of all.
         """
         tests, _ = self._tests()
         test = tests.get(report.nodeid)
@@ -96,7 +96,7 @@ class Recorder:
         sure = all(PROOF in self._passed.get(one.nodeid, {}) for one in of_file if one.subject)
         if outcome is Outcome.FAILED and test.subject:
             self._write(replace(test.subject, driver=test.subject.part), outcome, 0.0, (), self._newest_of(test))
-        if outcome is Outcome.FAILED or (good and sure):
+        elif outcome is Outcome.FAILED or (good and sure):
             for one in of_file:
                 if one.subject:
                     seconds = float(str(self._passed.get(one.nodeid, {}).get(SECONDS, 0)))

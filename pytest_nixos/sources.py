@@ -8,6 +8,7 @@ import csv
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -21,11 +22,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pytest_nixos import opened
 from pytest_nixos.errors import CheckFailed
 
 _STORE = "/nix/store/"
 _DEBIAN = "/usr/lib/python3/dist-packages"
 _TICK = os.sysconf("SC_CLK_TCK")
+_INSTALL_SECONDS = 2.0
 # What a distribution lists of its own, as seen from where it lies: not what describes it, nor what lies elsewhere.
 _OWN = re.compile(r"(?![^/]*\.dist-info/)(?!(?:.*/)?\.\.(?:/|$))")
 # What Python and pytest themselves write while they run.
@@ -77,8 +80,8 @@ def digest(value: object) -> str:
 
 
 def loaded(base: Path) -> frozenset[str]:
-    """The project's files that this process has loaded; whatever lies below folder `base` is the project's."""
-    names = filter(None, (_file(module) for module in list(sys.modules.values())))
+    """The project's files that this process has loaded as modules or, below folder `base`, has read as Python files."""
+    names = {*filter(None, (_file(module) for module in list(sys.modules.values()))), *opened.below(str(base))}
     return frozenset(name for name in names if not is_installed(name, str(base)))
 
 
@@ -134,9 +137,12 @@ def installation() -> str:
 
 @cache
 def process_started() -> float:
-    """When this process began, in seconds since the epoch, at most a hundredth of a second late or early."""
+    """When this process began, in seconds since the epoch, at most a hundredth of a second late.
+
+    So much passes before Python can have read anything.
+    """
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICK
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + (ticks + 1) / _TICK
 
 
 @cache
@@ -145,13 +151,29 @@ def _distributions() -> tuple[str, frozenset[str]]:
     said, files = [], set()
     for one in importlib.metadata.distributions():
         # Their list as pip writes it; `one.files` would make tens of thousands of objects of it.
-        listed = csv.reader((one.read_text("RECORD") or "").splitlines())
-        hashes = {row[0]: row[1] for row in listed if len(row) > 1 and row[1] and _OWN.match(row[0])}
-        metadata = one.metadata
-        said.append([str(metadata["Name"]), str(metadata["Version"]), digest(hashes)])
+        listed = [row for row in csv.reader((one.read_text("RECORD") or "").splitlines()) if len(row) > 1]
+        hashes = {row[0]: row[1] for row in listed if row[1] and _OWN.match(row[0])}
         folder = os.path.realpath(str(one.locate_file("")))
-        files |= {f"{folder}/{name}" for name in hashes}
+        theirs = {f"{folder}/{name}" for name in hashes}
+        lists = [f"{folder}/{row[0]}" for row in listed if row[0].endswith(".dist-info/RECORD")]
+        metadata = one.metadata
+        said.append([str(metadata["Name"]), str(metadata["Version"]), digest(hashes), _touched(theirs, lists)])
+        files |= theirs
     return digest(sorted(said)), frozenset(files)
+
+
+def _touched(files: Iterable[str], lists: Iterable[str]) -> list[tuple[str, str]]:
+    """The installed files that were written after the list that an installer writes last, with hashes of them."""
+    installed = max(map(_written_at, lists), default=math.inf) + _INSTALL_SECONDS
+    late = [name for name in files if _written_at(name) > installed]
+    return sorted((name, hashlib.sha256(Path(name).read_bytes()).hexdigest()) for name in late)
+
+
+def _written_at(name: str) -> float:
+    try:
+        return os.stat(name).st_mtime  # noqa: PTH116 - tens of thousands of files
+    except FileNotFoundError:
+        return 0.0
 
 
 @cache

@@ -154,3 +154,29 @@ def test_a_file_of_a_distribution_may_be_a_link_but_not_into_the_project(
         sources._distributions.cache_clear()
         sources.is_installed.cache_clear()
     assert theirs == ["plain.py", "linked.py"]
+
+
+def test_an_installed_file_that_is_edited_in_place_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = tmp_path / "some-1.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: some\nVersion: 1\n")
+    (described / "RECORD").write_text("some.py,sha256=abc,1\nsome-1.dist-info/RECORD,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def installation(text: str, age: float) -> str:
+        (tmp_path / "some.py").write_text(text)
+        moment = time.time() - age
+        os.utime(tmp_path / "some.py", (moment, moment))
+        sources._distributions.cache_clear()
+        return sources.installation()
+
+    try:
+        installed = installation("a", 60)
+        assert installation("a", 70) == installed
+        assert len({installed, installation("b", -60), installation("c", -60)}) == 3
+        (tmp_path / "some.py").unlink()
+        sources._distributions.cache_clear()
+        assert sources.installation() == installed
+    finally:
+        sources._distributions.cache_clear()
+        sources.is_installed.cache_clear()

@@ -236,6 +236,52 @@ def test_a_failure_among_fewer_tests_takes_the_proof_away(run: Run, project: Pat
     assert run() == {"verified": 2}
 
 
+@pytest.mark.parametrize("how", ["-s", "tests/sub/test_sub.py", "tests/test_one.py tests/sub/test_sub.py::test_one"])
+def test_a_failure_takes_the_proof_away_however_it_came(run: Run, project: Path, how: str) -> None:
+    one = ONE.replace('"data"', '"tests"').replace("from helper import hello", "hello = lambda: 'hi'")
+    for name in ("conftest.py", "test_sub.py"):
+        (project / "tests/sub" / name).parent.mkdir(exist_ok=True)
+        (project / "tests/sub" / name).write_text("")
+    (project / "tests/sub/test_sub.py").write_text(
+        one.replace("[web] =", f"{FAIL}[web] =") + "\ndef test_two(): pass\n"
+    )
+    assert run() == {"passed": 3}
+    assert run() == {"verified": 2, "passed": 1}
+    (project / "broken").touch()
+    more = ["tests/sub/test_sub.py::test_two"] if "::" in how else []
+    of, *others = how.split() if how != "-s" else ["tests", "-s"]
+    if "::" in how:  # its tests run among those of another file
+        of, others = others[0], [of, *more, "-p", "no:cacheprovider"]
+    assert run(*others, "--nixos-rerun-verified", of=of)["failed"] == 1
+    (project / "broken").unlink()
+    assert run() == {"passed": 2, "verified": 1}
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "import runpy; word = runpy.run_path('lib/word.py')['WORD']",
+        "from importlib.util import *; s = spec_from_file_location('w', 'lib/word.py'); m = module_from_spec(s); "
+        "s.loader.exec_module(m); word = m.WORD",
+        "sys.path.append('lib'); import word as w; word = w.WORD; del sys.modules['word']",
+    ],
+)
+@pytest.mark.parametrize("where", ["tests/conftest.py", "tests/test_one.py"])
+def test_code_that_is_no_module_is_seen(run: Run, project: Path, load: str, where: str) -> None:
+    (project / "lib").mkdir()
+    (project / "lib/word.py").write_text("WORD = 'hi'\n")
+    with (project / where).open("a") as file:
+        file.write(f"\nimport sys\n{load}\n")
+    assert run() == {"passed": 1, "warning": 1}
+    assert run() == {"passed": 1, "warning": 1}
+
+
+@pytest.mark.parametrize("args", [["-q"], ["-o", "nixos_flake=flake"], ["-v", "--tb=short"]])
+def test_what_only_shows_does_not_count(run: Run, args: list[str]) -> None:
+    assert run() == PASSED
+    assert run(*args) == VERIFIED
+
+
 def test_its_records_are_listed_forgotten_and_pruned_like_others(
     run: Run, project: Path, checks: Checks, pytester: pytest.Pytester
 ) -> None:
