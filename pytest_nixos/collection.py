@@ -81,13 +81,13 @@ class CheckItem(pytest.Item):
         except PytestNixosError:
             self.user_properties.remove(ran)  # it was not run, for want of space for instance
             raise
-        for name, text in result.sections:
-            self.add_report_section("call", name, text)
         self.user_properties.append((SECONDS, f"{result.seconds:.3f}"))
         for subtest in result.subtests:
             # The driver's exit status is the result: an error that the script itself has caught is none.
             if not subtest.error or result.failure:
                 report(self, subtest)
+        for name, text in result.sections:  # not before: they are of the whole, and not of each subtest
+            self.add_report_section("call", name, text)
         self._raise(result)
         # Only now: whatever others make of the report, a failure carries no proof. Nor does a second try.
         if not again and self.role.is_proof(check):

@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pytest_nixos.vm.steps import Steps
 from pytest_nixos.vm.terminal import Finished, Terminal
 
 _TAIL_LINES = 60
+_RAISED = re.compile(r"(?:!!! )?((?:\w+\.)*\w*(?:Error|Exception|Failed|Failure|Timeout)(?:: .*)?)")
 _PRIVATE = "pnx-"
 _LONGEST_TMP = 40  # bytes: what drivers put below it must fit into a socket's 108
 _SCRATCH = ("vm-state-*", "vde*.ctl", "shared-xchg", ".nixos-test-driver", "nixos-test-driver*", "pnx-*")
@@ -196,8 +198,14 @@ def _judge(finished: Finished, check: Check, timeout: float) -> Failure:
     sections = (("console", _quote(finished.tail[-_TAIL_LINES:])),)
     if finished.timed_out:
         return f"{check.attr} was still running after {timeout:.0f} s and was stopped", sections
-    errors = [line for line in finished.tail if line.startswith("error:")]
-    return errors[-1] if errors else f"the test driver ended with status {finished.status}", sections
+    return _last_error(finished.tail) or f"the test driver ended with status {finished.status}", sections
+
+
+def _last_error(tail: Sequence[str]) -> str:
+    """What a driver says of its end: ours in one sentence, upstream's by Python's words for an exception."""
+    errors = [line for line in tail if line.startswith("error:")]
+    raised = [found[1] for line in tail if (found := _RAISED.fullmatch(neutralise(line).strip()))]
+    return (errors or raised or [""])[-1]
 
 
 def _by_build(check: Check, prebuilt: Prebuilt, around: Surroundings, transcript: Path, steps: Steps) -> Failure:

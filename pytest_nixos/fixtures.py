@@ -54,7 +54,8 @@ def nixos(request: pytest.FixtureRequest) -> "Driver":
     try:
         return booting.machines(request.node)
     except PytestNixosError as error:
-        pytest.fail(str(error), pytrace=False)
+        mistake = str(error)
+    pytest.fail(mistake, pytrace=False)  # out here: it would be shown as raised while another was handled
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,11 @@ class Inquiry:
                 continue
             before = last.get((check.attr, self.owner.plan.system))
             yield from text.explained(check, before, self._difference(check, before))
+        tests = [test.subject for test in self.owner.tests.values() if test.subject]
+        answer = self._look_up(tests)
+        for of, evidence, known in zip(tests, answer.evidence, answer.known, strict=True):
+            mine = [entry for entry in known if _is_of(entry.record.verdict, of)]
+            yield next(text.check_lines(of, True, evidence, mine, self._max_age))
 
     def _forget(self) -> Lines:
         """Passes go first. Failures go only when no pass is left anywhere that would count again without them."""
@@ -93,7 +98,7 @@ class Inquiry:
             if verdicts and self._recorded(opened, subjects, outcome):
                 raise RecordsUnavailable("some records are not ours to remove")
             if verdicts:
-                yield text.removed(opened, len(verdicts))
+                yield text.removed(opened, len(verdicts), outcome)
         except RecordsUnavailable as error:
             self.failed = True
             yield text.left_out(opened, [error.message])

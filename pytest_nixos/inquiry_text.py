@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pytest_nixos.model import Check, EvalFailed, Evidence, PlannedCheck, Record, Subject
+from pytest_nixos.model import Check, EvalFailed, Evidence, Outcome, PlannedCheck, Record, Subject
 from pytest_nixos.records.keeper import Opened
 from pytest_nixos.records.lookup import Known
 from pytest_nixos.records.reasons import why_not
@@ -88,9 +88,9 @@ def explained(check: Check, before: Record | None, difference: Sequence[str]) ->
         yield from (f"    {line}" for line in difference)
 
 
-def removed(opened: Opened, number: int) -> str:
+def removed(opened: Opened, number: int, outcome: Outcome = Outcome.PASSED) -> str:
     """What was removed from a store."""
-    return f"{opened.store.name}: {count(number, 'record')} removed"
+    return f"{opened.store.name}: {count(number, 'record' if outcome is Outcome.PASSED else 'failure')} removed"
 
 
 def left_out(opened: Opened, reasons: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def prebuild(shop: Workshop, checks: Sequence[Check]) -> Prebuilt:
     if not drivers:
         return NOTHING_PREBUILT
     started = time.monotonic()
-    shop.progress(f"building {len(drivers)} test drivers")
+    shop.progress(f"building {len(drivers)} test driver{'s' if len(drivers) > 1 else ''}")
     results = build.realise(shop.nix, list(drivers.values()), shop.folder / "gcroots", shop.progress)
     outs = [result.out_path for result in results.values() if isinstance(result, Built)]
     built_at = time.monotonic()

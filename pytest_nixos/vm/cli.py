@@ -88,7 +88,8 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--dump-vsocks", type=int, metavar="OFFSET", help="print how to reach the machines by ssh over vsock")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--junit-xml", type=Path, metavar="FILE", help="write the subtests' results")
-    add("testscript", nargs="?", default=env.get("testScript"), help="a Python file")
+    add("--test-script", dest="named_script", metavar="FILE", help="the same as TESTSCRIPT")
+    add("testscript", nargs="?", default=env.get("testScript"), help="a Python file, instead of the configuration's")
     return result
 
 
@@ -101,7 +102,7 @@ def driver_spec(args: argparse.Namespace) -> DriverSpec:
             spec = DriverSpec(machines=machine_specs(args.start_scripts), vlans=tuple(map(int, args.vlans)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"the driver's configuration cannot be read: {error}") from error
-    script = args.testscript or spec.script
+    script = args.named_script or args.testscript or spec.script
     if not args.interactive and not Path(script or "/").is_file():
         raise ConfigError(f"there is no test script {script}" if script else "no test script is given")
     return DriverSpec(

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.model import Subtest
+from pytest_nixos.vm import report
 from pytest_nixos.vm.debug import Debug
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineTimeout, SubtestsFailed
 from pytest_nixos.vm.guest import DEFAULT_SECONDS
@@ -58,6 +59,8 @@ class Driver:
         with ExitStack() as undo:
             undo.callback(self.release)
             self._dirs = RunDirs([m.name for m in self.spec.machines], keep=self._keep, env=self._env)
+            if self._keep:
+                self.log.info(f"the machines' state is kept in {self._dirs.root}")
             for number in sorted(set(self.spec.vlans)):
                 self.vlans.append(VLan(number, self._dirs.vlan(number), self._env))
             for spec in sorted(self.spec.machines, key=lambda m: m.name):
@@ -104,7 +107,7 @@ class Driver:
             with self.log.nested(f"subtest: {name}"):
                 yield
         except Exception as error:
-            failed = str(error) or type(error).__name__
+            failed = report.failure(error, self.spec.script).removeprefix("error: ")
             self.log.error(f'Test "{name}" failed with error: "{failed.splitlines()[0]}"')
             # A test that has no time left, or a machine less, has nothing to go on with.
             if not self._keep_going or isinstance(error, GlobalTimeout | MachineDied):
@@ -151,7 +154,7 @@ class Driver:
         for vlan in self.vlans:
             vlan.check()
 
-    def dump_machine_ssh(self, offset: int) -> None:
+    def dump_machine_ssh(self, offset: int = 2) -> None:
         """Print how each machine can be reached by ssh over vsock, where the test has enabled that."""
         for index, machine in enumerate(self.machines, start=offset + 1):
             self.log.info(f"{machine.name}: {machine.ssh_backdoor_command(index)}")
@@ -197,6 +200,7 @@ class Driver:
             for name in (
                 *("start_all", "join_all", "subtest", "create_machine", "test_script", "run_tests"),
                 *("serial_stdout_on", "serial_stdout_off", "machines", "vlans", "log", "polling_condition"),
+                "dump_machine_ssh",
             )
         }
         symbols |= {
@@ -206,7 +210,7 @@ class Driver:
             "retry": retry,
             "debug": Debug(self.log, stops=self._debug),
         }
-        symbols |= {"Machine": Machine, "BaseMachine": Machine}
+        symbols |= {"Machine": Machine, "BaseMachine": Machine, "QemuMachine": Machine}
         symbols |= {"t": unittest.TestCase(), "machines_qemu": self.machines, "machines_nspawn": []}
         symbols |= {f"vlan{vlan.nr}": vlan for vlan in self.vlans}
         if len(self.machines) == 1:

@@ -12,20 +12,21 @@ _HAS_JOURNAL = "test -d /run/systemd/system"
 
 
 def collect(driver: Driver, error: BaseException) -> None:
-    """Write what can be had into the output folder, and nothing else on failure of that.
+    """Write what can be had into the output folder, without a word, and nothing else on failure of that.
 
     error: what the test failed by. A shell is asked again only where it has just answered.
     """
     answers = isinstance(error, CommandError | AssertionError | MachineDied)
     driver.polling_conditions.clear()  # one of them may be what has failed
-    for machine in driver.machines:
-        # No screen, no journal, no room: what there is otherwise must do.
-        if machine.booted:
+    with driver.log.muted():
+        for machine in driver.machines:
+            # No screen, no journal, no room: what there is otherwise must do.
             with suppress(PytestNixosError, OSError):
-                machine.screenshot(f"{machine.name}.failed.png")
-        if answers and machine.is_up():
+                if machine.booted:
+                    machine.screenshot(f"{machine.name}.failed.png")
             with suppress(PytestNixosError, OSError):
-                _journal(machine)
+                if answers and machine.is_up():
+                    _journal(machine)
 
 
 def _journal(machine: Machine) -> None:

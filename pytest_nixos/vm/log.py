@@ -34,9 +34,21 @@ class Log:
         self._lock = threading.Lock()
         self.serial = True  # whether lines of guests are printed
         self.verbose = False
+        self._muted = False
+
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Print nothing meanwhile."""
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
 
     def lines(self, lines: Iterable[str]) -> None:
         """Print lines together. Never raises: a guest must be drained even when nobody listens any more."""
+        if self._muted:
+            return
         text = "".join(f"{line}\n" for line in lines)
         with self._lock:
             try:

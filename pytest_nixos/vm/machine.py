@@ -97,6 +97,8 @@ class Machine(Units, Screen, Serial):
 
     def start(self, allow_reboot: bool = False) -> None:
         """Start QEMU, without waiting for the guest; does nothing when it runs. Raises MachineError."""
+        if self._parts and self._parts.ended.is_set():  # and nobody has said shutdown(), crash() or the like
+            self.release()
         if self.booted:
             return
         self.log("starting vm")
@@ -113,7 +115,8 @@ class Machine(Units, Screen, Serial):
 
     def connect(self, timeout: float | None = None) -> None:
         """Start the machine if need be and wait for its shell; 300 s unless said otherwise."""
-        self.start()
+        if not self.booted:  # a machine that has died does not come back by itself
+            self.start()
         if self.connected:
             return
         seconds = self.boot_seconds if timeout is None else timeout
@@ -153,7 +156,9 @@ class Machine(Units, Screen, Serial):
 
     def reboot(self) -> None:
         """Press ctrl-alt-delete; the machine must have been started with allow_reboot=True."""
-        if self.booted:
+        if self._parts:
+            if not self._parts.may_reboot:
+                self.log("QEMU ends now, since start() was not called with allow_reboot=True")
             self.send_key("ctrl-alt-delete")
             self.connected = False
 

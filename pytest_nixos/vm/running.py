@@ -39,7 +39,7 @@ class Running:
         """Start QEMU. Raises ToolMissing, OSError; nothing is left open then."""
         self.gone, self.ended = threading.Event(), threading.Event()
         self.failure = ""
-        self._may_reboot = may_reboot
+        self.may_reboot = may_reboot
         with ExitStack() as undo:
             self.shell = Shell(dirs.shell)
             undo.callback(self.shell.close)
@@ -71,7 +71,7 @@ class Running:
         return self.failure or (f"QEMU ended with {describe(status)}" if status is not None else "")
 
     def _line(self, line: str) -> None:
-        if not self.failure and panic_in(line, may_reboot=self._may_reboot):
+        if not self.failure and panic_in(line, may_reboot=self.may_reboot):
             self.failure = f"the guest's kernel panicked ({line.strip()})"
             self._wake()
         if _SHELL_ENDED.search(line):

@@ -12,6 +12,7 @@ from pytest_nixos.vm.errors import ConfigError
 
 DEFAULT_GLOBAL_TIMEOUT = 7 * 24 * 3600.0
 _START_SCRIPT = re.compile(r"run-(.+)-vm")
+_ISO_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class DriverSpec:
 def machine_spec(start_script: str, name: str | None = None) -> MachineSpec:
     """A machine from its start script `.../run-<name>-vm`; one that is called otherwise is `machine`."""
     command = tuple(shlex.split(start_script))
+    command = command[1:] if command[:1] == ("exec",) else command  # it may be written for a shell
     if not command:
         raise ConfigError("a machine's start script is empty")
     found = _START_SCRIPT.fullmatch(PurePath(command[0]).name)
@@ -71,7 +73,16 @@ def parse_config(text: str) -> DriverSpec:
             machines=distinct(machine_spec(vm["start_script"], vm.get("name", key)) for key, vm in vms.items()),
             vlans=tuple(int(vlan) for vlan in config.get("vlans", ())),
             script=config.get("test_script") or "",
-            global_timeout=float(config.get("global_timeout") or DEFAULT_GLOBAL_TIMEOUT),
+            global_timeout=_seconds(config.get("global_timeout") or DEFAULT_GLOBAL_TIMEOUT),
         )
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"the driver's configuration cannot be read: {error!r}") from error
+
+
+def _seconds(duration: object) -> float:
+    """Seconds, given as a number or like `PT1H30M` (ISO 8601). Raises ValueError, TypeError."""
+    found = _ISO_DURATION.fullmatch(duration) if isinstance(duration, str) else None
+    if found is None or not any(found.groups()):
+        return float(duration)  # type: ignore[arg-type] # what is none raises
+    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -15,7 +15,7 @@ from pytest_nixos.model import Subtest
 
 _BEGUN = re.compile(r"subtest: (.*)")
 _FINISHED = re.compile(r"\(finished: subtest: (.*), in (\d+(?:\.\d+)?) seconds\)")
-_FAILED = re.compile(r'(?:error: )?Test "(.*?)" failed with error: "?(.*?)"?')
+_FAILED = re.compile(r'(?:error: |!!! )?Test "(.*?)" failed with error: "?(.*?)"?')
 
 
 class Steps:

@@ -140,6 +140,12 @@ def test_the_json_configuration_instead_of_the_environment(start: Start, tmp_pat
     assert "other: must succeed: true" in out
 
 
+def test_the_script_may_be_given_by_name(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("print('the other one')\n")
+    out, _ = start("raise SystemExit(3)", "--test-script", str(tmp_path / "other.py")).communicate(timeout=60)
+    assert "the other one" in out
+
+
 def test_subtests_are_written_as_junit_xml(start: Start, tmp_path: Path) -> None:
     script = "with subtest('good'):\n    pass\nwith subtest('bad'):\n    web.succeed('exit 2')\n"
     with start(script, "--junit-xml", str(tmp_path / "junit.xml")) as driver:

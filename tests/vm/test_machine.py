@@ -1,7 +1,9 @@
 """Machines whose QEMU is tests/vm/run-fake-vm: real processes, sockets and terminals, no VM."""
 
 import base64
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -286,3 +288,23 @@ def test_output_of_any_length_comes_whole(machine: Machine) -> None:
             file.write_bytes(data)
             assert machine.succeed(f"cat {file}") == data.decode(errors="replace"), length
             assert machine.succeed(f"cat < {file}", timeout=20) == data.decode(errors="replace"), length
+
+
+def test_a_machine_that_has_died_comes_back_only_when_it_is_started(machine: Machine) -> None:
+    machine.succeed("true")
+    process = machine.process
+    assert process
+    os.kill(process.pid, signal.SIGKILL)
+    while machine.is_up():
+        time.sleep(0.01)
+    for _ in range(2):
+        with pytest.raises(MachineDied, match="signal 9"):
+            machine.succeed("true")
+    machine.start()
+    assert machine.succeed("echo back") == "back\n"
+
+
+def test_a_machine_that_may_not_reboot_says_so(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.start()
+    machine.reboot()
+    assert "was not called with allow_reboot=True" in capsys.readouterr().out

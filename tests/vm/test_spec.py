@@ -49,3 +49,21 @@ def test_a_broken_configuration_is_one_clear_error(text: str) -> None:
 def test_containers_are_refused_with_a_reason() -> None:
     with pytest.raises(ConfigError, match="containers"):
         parse_config('{"containers": {"a": {}}}')
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(7, 7), (1.5, 1.5), ("90", 90), ("PT5M", 300), ("P1DT1H1.5S", 90001.5), (None, 604800)]
+)
+def test_the_global_timeout_may_be_a_duration(given: object, seconds: float) -> None:
+    assert parse_config(json.dumps({"global_timeout": given})).global_timeout == seconds
+
+
+@pytest.mark.parametrize("given", ["", "P", "PT", "5M", "PT5X", "-PT5M", [5]])
+def test_what_is_no_duration_is_refused_or_nothing(given: object) -> None:
+    if given:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            parse_config(json.dumps({"global_timeout": given}))
+
+
+def test_a_start_script_may_be_written_for_a_shell() -> None:
+    assert machine_spec("exec /x/run-web-vm") == machine_spec("/x/run-web-vm")

@@ -29,6 +29,11 @@ def test_upstreams_line_of_a_failure_may_go_on() -> None:
     assert read(*lines) == [("a", 1, "command `false` failed (exit code 1)")]
 
 
+def test_a_failure_of_the_newest_upstream_driver() -> None:
+    lines = ("subtest: a", '!!! Test "a" failed with error: "command `false` failed (exit code 1)"')
+    assert read(*lines) == [("a", 1, "command `false` failed (exit code 1)")]
+
+
 def test_a_driver_that_dies_fails_what_is_open_the_inner_first() -> None:
     assert read("subtest: a", "subtest: b", error="timed out") == [("b", 1, "timed out"), ("a", 3, "timed out")]
 
