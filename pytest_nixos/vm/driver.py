@@ -14,6 +14,7 @@ from pytest_nixos.deadline import Deadline
 from pytest_nixos.model import Subtest
 from pytest_nixos.vm import report
 from pytest_nixos.vm.debug import Debug
+from pytest_nixos.vm.durations import with_durations
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineTimeout, SubtestsFailed
 from pytest_nixos.vm.guest import DEFAULT_SECONDS
 from pytest_nixos.vm.log import Log
@@ -127,20 +128,23 @@ class Driver:
         self.machines.append(machine)
         return machine
 
+    @with_durations
     def polling_condition(
         self,
         fun: Condition | None = None,
         *,
         seconds_interval: float = 2.0,
+        interval: float | None = None,
         description: str | None = None,
     ) -> Any:
         """Decorator: makes a PollingCondition of a function; with options it is called first.
 
-        seconds_interval: how much time lies between two looks at it, at least.
+        seconds_interval, or interval by its newer name: how much time lies between two looks at it, at least.
         """
+        seconds = seconds_interval if interval is None else interval
 
         def make(fun: Condition) -> PollingCondition:
-            return PollingCondition(fun, self.polling_conditions, self.log, seconds_interval, description)
+            return PollingCondition(fun, self.polling_conditions, self.log, seconds, description)
 
         return make if fun is None else make(fun)
 
@@ -243,12 +247,13 @@ def transcript(name: str, out_dir: Path, env: Mapping[str, str]) -> Path | None:
     return None if out_dir.absolute().is_relative_to(_STORE) else out_dir / f"{name}.console.log"
 
 
+@with_durations
 def retry(
     fn: Callable[[bool], bool], timeout_seconds: float = DEFAULT_SECONDS, *, timeout: float | None = None
 ) -> None:
     """Call fn once a second until it returns True; its argument says whether it is the last call.
 
-    timeout is what older scripts call timeout_seconds. Raises MachineTimeout.
+    timeout is what older and the newest scripts call timeout_seconds. Raises MachineTimeout.
     """
     timeout_seconds = timeout_seconds if timeout is None else timeout
     deadline = Deadline(timeout_seconds)

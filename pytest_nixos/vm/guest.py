@@ -105,9 +105,9 @@ class Guest(ABC):
         with self.nested(f"waiting for unix-domain {'datagram' if is_datagram else 'stream'} socket on '{addr}'"):
             self._until(f"nothing listens on {addr}", command, lambda status: status == 0, timeout)
 
-    def sleep(self, secs: float) -> None:
-        """Wait in the guest's time, which may pass slower than the host's."""
-        self.succeed(f"sleep {secs}")
+    def sleep(self, secs: float = 0.0, *, duration: float | None = None) -> None:
+        """Wait in the guest's time, which may pass slower than the host's; duration is secs by its newer name."""
+        self.succeed(f"sleep {secs if duration is None else duration}")
 
     def copy_from_host(self, source: str, target: str) -> None:
         """Copy a file or folder of the host into the guest, through the shared folder."""

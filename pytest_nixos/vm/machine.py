@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_nixos.deadline import Deadline
 from pytest_nixos.vm import qemu
 from pytest_nixos.vm.console import Console, StreamClosed, StreamTimeout
+from pytest_nixos.vm.durations import takes_durations
 from pytest_nixos.vm.errors import GlobalTimeout, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.guest import DEFAULT_SECONDS, brief
 from pytest_nixos.vm.log import NO_ATTRIBUTES, Log
@@ -27,6 +28,7 @@ _PANIC_GRACE_SECONDS = 10.0  # a kernel that reboots on panic ends QEMU within t
 _NO_DEADLINE = Deadline(None)
 
 
+@takes_durations
 class Machine(Units, Screen, Serial):
     """One virtual machine. start() returns at once; what needs the guest waits for its shell."""
 

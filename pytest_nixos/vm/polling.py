@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from pytest_nixos.deadline import Deadline
+from pytest_nixos.vm.durations import with_durations
 from pytest_nixos.vm.errors import GlobalTimeout, MachineError, MachineTimeout
 from pytest_nixos.vm.log import Log
 
@@ -57,6 +58,7 @@ class PollingCondition:
         if not self.check():
             raise PollingConditionError(f"polling condition failed: {self.description}")
 
+    @with_durations
     def wait(self, timeout: float = DEFAULT_SECONDS) -> None:
         """Wait until the condition holds; raises MachineTimeout."""
         deadline = Deadline(timeout)
