@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.util import source_from_cache
 
@@ -24,7 +25,8 @@ def _hear(event: str, args: tuple[object, ...]) -> None:
     if event == "open" and isinstance(args[0], str | os.PathLike):
         name = os.fspath(args[0])
         if isinstance(name, str) and name.endswith(_SUFFIXES) and not _writes(*args[1:3]):
-            _seen.add(os.path.abspath(name))  # noqa: PTH100 - Path.absolute keeps `..`
+            with suppress(OSError):  # without a current folder nothing is opened
+                _seen.add(os.path.abspath(name))  # noqa: PTH100 - Path.absolute keeps `..`
 
 
 def _writes(mode: object, flags: object) -> bool:

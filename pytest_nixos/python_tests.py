@@ -32,18 +32,9 @@ _VERSION = 4
 # What is selected, shown, or where it runs. Our own options change derivations.
 _OF_NO_MATTER = {
     *("file_or_dir", "keyword", "markexpr", "deselect", "ignore", "ignore_glob", "collectonly", "maxfail"),
-    *("lf", "failedfirst", "newfirst"),
+    *("lf", "failedfirst", "newfirst", "quiet"),
     *("last_failed_no_failures", "stepwise", "stepwise_skip", "stepwise_reset", "cacheshow", "cacheclear"),
-    *(
-        "quiet",
-        "verbose",
-        "no_header",
-        "no_summary",
-        "no_fold_skipped",
-        "force_short_summary",
-        "reportchars",
-        "tbstyle",
-    ),
+    *("verbose", "no_header", "no_summary", "no_fold_skipped", "force_short_summary", "reportchars", "tbstyle"),
     *("color", "showlocals", "code_highlight", "durations", "durations_min", "xmlpath", "junitprefix"),
     *("show_capture", "fulltrace", "console_output_style", "xfail_tb", "usepdb", "basetemp"),
     *("tx", "dist", "distload", "numprocesses", "maxprocesses", "maxworkerrestart", "loadgroup", "looponfail"),

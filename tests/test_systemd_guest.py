@@ -1,11 +1,8 @@
 """The driver's methods on a real machine with systemd, a screen and a keyboard: one guest for all tests."""
 
-import os
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,8 @@ from pytest_nixos.vm.driver import Driver
 from pytest_nixos.vm.errors import CommandError, MachineDied, MachineError, MachineTimeout
 from pytest_nixos.vm.machine import Machine
 from pytest_nixos.vm.polling import PollingConditionError
-from pytest_nixos.vm.spec import DriverSpec, machine_specs
-from tests.conftest import ROOT, example_parts, need
-from tests.leftovers import short_tmp
+from tests.conftest import need
+from tests.machines import driver_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.nix]
 
@@ -25,22 +21,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.nix]
 @pytest.fixture(scope="module")
 def driver(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """A driver with the machine of the example's check `login`."""
-    with driver_of(nix, "checks.x86_64-linux.login", "gate", tmp_path_factory.mktemp("gate")) as driver:
+    with driver_of(nix, "checks.x86_64-linux.login", ["gate"], tmp_path_factory.mktemp("gate")) as driver:
         yield driver
-
-
-@contextmanager
-def driver_of(nix: Nix, attr: str, node: str, folder: Path) -> Iterator[Driver]:
-    """A driver with one machine of the example."""
-    installable = f"{ROOT}/example_flake#{attr}.nodes.{node}.system.build.vm"
-    argv = nix.flake("build", installable, "--override-input", "debian", f"path:{example_parts()}")
-    subprocess.run([*argv, "--no-write-lock-file", "--out-link", str(folder / "vm")], check=True, capture_output=True)
-    script = (folder / "vm" / "bin" / f"run-{node}-vm").resolve()
-    with pytest.MonkeyPatch.context() as patch, short_tmp(patch):
-        env = {**os.environ, "QEMU_OPTS": "-machine accel=tcg"}
-        spec = DriverSpec(machines=machine_specs([str(script)]), global_timeout=600)
-        with Driver(spec, out_dir=folder, env=env) as driver:
-            yield driver
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +199,7 @@ def test_it_ends_well(gate: Machine) -> None:
 
 
 def test_switch_root(nix: Nix, tmp_path: Path) -> None:
-    with driver_of(nix, "legacyPackages.x86_64-linux.stages", "stepper", tmp_path) as driver:
+    with driver_of(nix, "legacyPackages.x86_64-linux.stages", ["stepper"], tmp_path) as driver:
         [stepper] = driver.machines
         stepper.wait_for_unit("initrd.target", timeout=300)
         stepper.succeed("test -e /etc/initrd-release -a -e /sysroot/etc/hostname")
