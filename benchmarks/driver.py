@@ -215,7 +215,8 @@ class Bench:
     def _config(self, script: Path) -> str:
         return json.dumps(
             {
-                "vms": {name: {"name": name, "start_script": str(path)} for name, path in self.starts.items()},
+                # exec, as NixOS' own /bin/sh does it by itself: else upstream's driver stops a shell, and QEMU stays.
+                "vms": {name: {"name": name, "start_script": f"exec {path}"} for name, path in self.starts.items()},
                 "containers": {},
                 "vlans": list(self.spec.vlans),
                 "global_timeout": int(self.limit),

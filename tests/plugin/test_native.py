@@ -50,6 +50,9 @@ def test_it_can_go_on_behind_a_failed_subtest(pytester: pytest.Pytester, checks:
     assert "SUBFAILED[step 1]" in text
     assert "SUBPASSED[step 2]" in text
     assert "1 of 3 subtests have failed: step 1" in text
+    goes_on.stdout.fnmatch_lines(
+        ["subtest `step 1`: assertion failed: assert 1 != 1", "*steps-script, line 4: assert 1 != 1"]
+    )
     assert goes_on.ret == 1
 
 
