@@ -67,6 +67,8 @@ class Options:
     @classmethod
     def _read(cls, config: pytest.Config) -> "Options":
         given = config.option
+        if given.nixos_keep_going and given.nixos_mode != "native" and not given.usepdb:
+            raise PytestNixosError("--nixos-keep-going is for native runs", "add --nixos-mode native")
         age = given.nixos_max_age or config.getini("nixos_max_age")
         timeout = given.nixos_timeout or config.getini("nixos_timeout")
         key_file = given.nixos_secret_key_file or os.environ.get("PYTEST_NIXOS_SECRET_KEY_FILE")

@@ -396,6 +396,9 @@ def test_mistakes_are_one_sentence(pytester: pytest.Pytester, nix: object, worke
     result = pytester.runpytest("--nixos-flake", ".", "--nixos-timeout", "soon", *workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: 'soon' is not a duration*"])
+    result = pytester.runpytest("--nixos-flake", ".", "--nixos-keep-going", *workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --nixos-keep-going is for native runs*", "*--nixos-mode native"])
 
 
 def test_without_nix(pytester: pytest.Pytester, small_flake: SmallFlake, monkeypatch: pytest.MonkeyPatch) -> None:
