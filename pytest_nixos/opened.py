@@ -5,8 +5,11 @@ import sys
 from contextlib import suppress
 from functools import cache
 from importlib.util import source_from_cache
+from types import FrameType
 
 _SUFFIXES = (".py", ".pyc")
+_OURS = f"{os.path.dirname(__file__)}/"  # noqa: PTH120 - as it stands in code objects
+_NEAR = 4  # frames, from who opens to who has called, say, Path.read_bytes for that
 _seen: set[str] = set()
 
 
@@ -24,9 +27,19 @@ def below(base: str) -> set[str]:
 def _hear(event: str, args: tuple[object, ...]) -> None:
     if event == "open" and isinstance(args[0], str | os.PathLike):
         name = os.fspath(args[0])
-        if isinstance(name, str) and name.endswith(_SUFFIXES) and not _writes(*args[1:3]):
+        if isinstance(name, str) and name.endswith(_SUFFIXES) and not _writes(*args[1:3]) and not _is_our_own():
             with suppress(OSError):  # without a current folder nothing is opened
                 _seen.add(os.path.abspath(name))  # noqa: PTH100 - Path.absolute keeps `..`
+
+
+def _is_our_own() -> bool:
+    """Whether it is this plugin that opens, to hash what a flake or a test is made of."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_NEAR):
+        frame = frame.f_back if frame else None
+        if frame and frame.f_code.co_filename.startswith(_OURS):
+            return True
+    return False
 
 
 def _writes(mode: object, flags: object) -> bool:
