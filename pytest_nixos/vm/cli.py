@@ -68,7 +68,7 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="FILE", help="the whole test as JSON, instead of the options below")
     add("--start-scripts", nargs="*", default=env.get("startScripts", "").split(), metavar="SCRIPT")
     add("--vlans", nargs="*", default=env.get("vlans", "").split(), metavar="N")
-    add("--global-timeout", type=float, default=env.get("globalTimeout") or None, metavar="SECONDS")
+    add("--global-timeout", type=float, metavar="SECONDS")
     add("-o", "--output_directory", "--output-directory", type=Path, default=Path.cwd(), metavar="DIR")
     add(
         "-K",
@@ -89,17 +89,23 @@ def parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--junit-xml", type=Path, metavar="FILE", help="write the subtests' results")
     add("--test-script", dest="named_script", metavar="FILE", help="the same as TESTSCRIPT")
-    add("testscript", nargs="?", default=env.get("testScript"), help="a Python file, instead of the configuration's")
+    add("testscript", nargs="?", help="a Python file, instead of the configuration's")
+    result.set_defaults(script_around=env.get("testScript"), timeout_around=env.get("globalTimeout"))
     return result
 
 
 def driver_spec(args: argparse.Namespace) -> DriverSpec:
     """What the options ask for; raises ConfigError."""
     try:
-        if args.config:
+        if args.config:  # which is the whole test: nothing of the environment counts beside it
             spec = parse_config(args.config.read_text())
         else:
-            spec = DriverSpec(machines=machine_specs(args.start_scripts), vlans=tuple(map(int, args.vlans)))
+            spec = DriverSpec(
+                machines=machine_specs(args.start_scripts),
+                vlans=tuple(map(int, args.vlans)),
+                script=args.script_around or "",
+                global_timeout=float(args.timeout_around or DEFAULT_GLOBAL_TIMEOUT),
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(f"the driver's configuration cannot be read: {error}") from error
     script = args.named_script or args.testscript or spec.script
@@ -109,7 +115,7 @@ def driver_spec(args: argparse.Namespace) -> DriverSpec:
         machines=spec.machines,
         vlans=spec.vlans,
         script=script,
-        global_timeout=args.global_timeout or spec.global_timeout or DEFAULT_GLOBAL_TIMEOUT,
+        global_timeout=args.global_timeout or spec.global_timeout,
     )
 
 

@@ -146,6 +146,14 @@ def test_the_script_may_be_given_by_name(start: Start, tmp_path: Path) -> None:
     assert "the other one" in out
 
 
+def test_a_configuration_is_the_whole_test(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("print('the other one')\n")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"test_script": str(tmp_path / "other.py"), "global_timeout": 60}))
+    run = start("raise SystemExit(3)", "--config", str(config), seconds=0.001)  # as variables
+    assert "the other one" in run.communicate(timeout=60)[0]
+
+
 def test_subtests_are_written_as_junit_xml(start: Start, tmp_path: Path) -> None:
     script = "with subtest('good'):\n    pass\nwith subtest('bad'):\n    web.succeed('exit 2')\n"
     with start(script, "--junit-xml", str(tmp_path / "junit.xml")) as driver:
