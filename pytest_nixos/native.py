@@ -16,6 +16,7 @@ from pytest_nixos.model import Check, Outcome, RunResult
 from pytest_nixos.session import Session
 from pytest_nixos.vm import evidence, report
 from pytest_nixos.vm.driver import Driver
+from pytest_nixos.vm.log import Log
 from pytest_nixos.vm.spec import DEFAULT_GLOBAL_TIMEOUT
 
 
@@ -31,7 +32,9 @@ class NativeRun:
         # Nobody knows how long somebody looks.
         limit = DEFAULT_GLOBAL_TIMEOUT if role.options.debugs else min(spec.global_timeout, role.limit(check))
         self._spec = replace(spec, global_timeout=limit)
-        driver = Driver(self._spec, out_dir=self._artifacts, env=env, keep_going=role.options.keep_going)
+        self._transcript = self._artifacts / "transcript.log"
+        log = Log(transcript=machines.enter_context(self._transcript.open("w", errors="backslashreplace")))
+        driver = Driver(self._spec, out_dir=self._artifacts, env=env, log=log, keep_going=role.options.keep_going)
         self.driver = machines.enter_context(driver)
 
     def run(self) -> RunResult:
@@ -43,7 +46,7 @@ class NativeRun:
         return RunResult(
             outcome=Outcome.FAILED if failure else Outcome.PASSED,
             seconds=time.monotonic() - started,
-            transcript="",
+            transcript=str(self._transcript),
             artifacts=str(self._artifacts),
             failure=failure,
             subtests=tuple(self.driver.subtests),

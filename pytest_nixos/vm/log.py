@@ -27,10 +27,10 @@ def neutralise(line: str) -> str:
 
 
 class Log:
-    """Prints to `stream`; to what sys.stdout is at that moment when None."""
+    """Prints to `stream`, to what sys.stdout is at that moment when None; and to `transcript`, if there is one."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None, transcript: TextIO | None = None) -> None:
+        self._stream, self._transcript = stream, transcript
         self._lock = threading.Lock()
         self.serial = True  # whether lines of guests are printed
         self.verbose = False
@@ -51,12 +51,12 @@ class Log:
             return
         text = "".join(f"{line}\n" for line in lines)
         with self._lock:
-            try:
-                stream = self._stream or sys.stdout
-                stream.write(text)
-                stream.flush()
-            except (OSError, ValueError):
-                self.serial = False
+            for stream in filter(None, (self._transcript, self._stream or sys.stdout)):
+                try:
+                    stream.write(text)
+                    stream.flush()
+                except (OSError, ValueError):
+                    self.serial &= stream is self._transcript
 
     def info(self, message: str) -> None:
         """Print one message."""

@@ -29,6 +29,8 @@ def test_scripts_run_and_their_subtests_are_results(
     assert f'{bad}, line 3: web.succeed("echo why; exit 7")' in text
     assert "| why" in text
     result.stdout.fnmatch_lines(["*2 failed, 1 passed, 1 subtests passed*"])
+    [transcript] = pytester.path.glob("cache/pytest-nixos/artifacts/*/*/transcript.log")
+    assert "web: must succeed: echo why; exit 7" in transcript.read_text()
     assert_none_left(pytester.path)
 
 
