@@ -19,7 +19,10 @@ def start_script(nix: Nix, attr: str, node: str, folder: Path) -> str:
     """A node's start script, built; the folder keeps it from the garbage collector."""
     installable = f"{ROOT}/example_flake#{attr}.nodes.{node}.system.build.vm"
     argv = nix.flake("build", installable, "--override-input", "debian", f"path:{example_parts()}")
-    subprocess.run([*argv, "--no-write-lock-file", "--out-link", str(folder / node)], check=True, capture_output=True)
+    # Nix 2.8 may fail on its evaluation cache when another process uses it at the same moment.
+    options = ("--no-write-lock-file", "--option", "eval-cache", "false", "--out-link", str(folder / node))
+    done = subprocess.run([*argv, *options], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return str((folder / node / "bin" / f"run-{node}-vm").resolve())
 
 
