@@ -99,7 +99,7 @@ def _drive(
 
     keeper = _keeper([f"{driver.out_path}/bin/nixos-test-driver"], prebuilt, around)
     # A private folder with a short name: sockets in it must stay below 108 bytes.
-    with _private_folder(around.folder) as folder:
+    with private_folder(around.folder) as folder:
         env = _environment(folder, prebuilt, around.network)
         with Terminal(
             keeper,
@@ -136,7 +136,7 @@ def interact(check: Check, prebuilt: Prebuilt, around: Surroundings) -> int:
     argv = _keeper([f"{driver.out_path}/bin/nixos-test-driver", "--interactive"], prebuilt, around, terminal=True)
     artifacts = around.artifacts / artifact_name(check)
     artifacts.mkdir(parents=True, exist_ok=True)
-    with _private_folder(around.folder) as folder:
+    with private_folder(around.folder) as folder:
         env = {**_environment(folder, prebuilt, around.network), "TERM": os.environ.get("TERM", "dumb")}
         try:
             return proc.attach(argv, env=env, cwd=folder)
@@ -145,7 +145,8 @@ def interact(check: Check, prebuilt: Prebuilt, around: Surroundings) -> int:
 
 
 @contextlib.contextmanager
-def _private_folder(session: Path) -> Iterator[Path]:
+def private_folder(session: Path) -> Iterator[Path]:
+    """A folder for a driver's sockets and disks, which the next session removes should this process be killed."""
     tmp = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix=_PRIVATE, dir=tmp if len(os.fsencode(tmp)) <= _LONGEST_TMP else "/tmp"))
     note = session / folder.name

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_nixos.errors import CheckFailed
+from pytest_nixos.execution import private_folder
 from pytest_nixos.model import Built, Check, EvalFailed
 from pytest_nixos.session import Session
 from pytest_nixos.vm import wrapper
@@ -26,7 +27,11 @@ def boot(role: Session, name: str, out_dir: Path) -> Iterator[Driver]:
     """
     spec, env = _package(role, name) if "#" in name else machines_of(role, named(role, name))
     # Its script is not run, so its limit means nothing: a fixture may live as long as the session.
-    with Driver(replace(spec, global_timeout=DEFAULT_GLOBAL_TIMEOUT), out_dir=out_dir, env=env) as driver:
+    spec = replace(spec, global_timeout=DEFAULT_GLOBAL_TIMEOUT)
+    with (
+        private_folder(role.run_dir.path) as tmp,
+        Driver(spec, out_dir=out_dir, env=env | {"TMPDIR": str(tmp)}) as driver,
+    ):
         yield driver
 
 

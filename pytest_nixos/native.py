@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from pytest_nixos.execution import artifact_name
+from pytest_nixos.execution import artifact_name, private_folder
 from pytest_nixos.machines import machines_of
 from pytest_nixos.model import Check, Outcome, RunResult
 from pytest_nixos.session import Session
@@ -34,6 +34,7 @@ class NativeRun:
         self._spec = replace(spec, global_timeout=limit)
         self._transcript = self._artifacts / "transcript.log"
         log = Log(transcript=machines.enter_context(self._transcript.open("w", errors="backslashreplace")))
+        env["TMPDIR"] = str(machines.enter_context(private_folder(role.run_dir.path)))
         driver = Driver(self._spec, out_dir=self._artifacts, env=env, log=log, keep_going=role.options.keep_going)
         self.driver = machines.enter_context(driver)
 
