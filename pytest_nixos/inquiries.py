@@ -72,9 +72,8 @@ class Inquiry:
                 continue
             before = last.get((check.attr, self.owner.plan.system))
             yield from text.explained(check, before, self._difference(check, before))
-        tests = [test.subject for test in self.owner.tests.values() if test.subject]
-        answer = self._look_up(tests)
-        for of, evidence, known in zip(tests, answer.evidence, answer.known, strict=True):
+        answer = self._look_up(self._tests)
+        for of, evidence, known in zip(self._tests, answer.evidence, answer.known, strict=True):
             mine = [entry for entry in known if _is_of(entry.record.verdict, of)]
             yield next(text.check_lines(of, True, evidence, mine, self._max_age))
 
@@ -165,9 +164,13 @@ class Inquiry:
 
     @property
     def _subjects(self) -> list[Subject]:
-        """The selected checks, and the selected tests in Python of which anything may be recorded."""
-        tests = [test.subject for test in self.owner.tests.values() if test.subject]
-        return [*map(self._subject, self._checks), *tests]
+        """The selected checks and tests."""
+        return [*map(self._subject, self._checks), *self._tests]
+
+    @property
+    def _tests(self) -> list[Subject]:
+        """The selected tests in Python of which anything may be recorded."""
+        return [test.subject for test in self.owner.tests.values() if test.subject]
 
     @property
     def _max_age(self) -> float | None:

@@ -99,7 +99,7 @@ class Machine(Units, Screen, Serial):
 
     def start(self, allow_reboot: bool = False) -> None:
         """Start QEMU, without waiting for the guest; does nothing when it runs. Raises MachineError."""
-        if self._parts and self._parts.ended.is_set():  # and nobody has said shutdown(), crash() or the like
+        if self._parts and self._parts.ended_well:  # the guest has powered itself off, and nobody has waited for that
             self.release()
         if self.booted:
             return

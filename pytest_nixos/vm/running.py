@@ -64,6 +64,11 @@ class Running:
             self.process.wait(Deadline(SOFT_STOP_SECONDS))
         self.process.stop()
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether QEMU has ended as after a power-off; a machine that died otherwise is to stay dead."""
+        return self.ended.is_set() and not self.failure and self.process.status() == 0
+
     def how_it_ended(self) -> str:
         """What went wrong, in words; "" when nothing is known."""
         self.gone.wait(5)  # the connections end a moment before QEMU does

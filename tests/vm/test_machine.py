@@ -290,7 +290,7 @@ def test_output_of_any_length_comes_whole(machine: Machine) -> None:
             assert machine.succeed(f"cat < {file}", timeout=20) == data.decode(errors="replace"), length
 
 
-def test_a_machine_that_has_died_comes_back_only_when_it_is_started(machine: Machine) -> None:
+def test_a_machine_that_has_died_stays_dead_until_somebody_crashes_it(machine: Machine) -> None:
     machine.succeed("true")
     process = machine.process
     assert process
@@ -300,6 +300,18 @@ def test_a_machine_that_has_died_comes_back_only_when_it_is_started(machine: Mac
     for _ in range(2):
         with pytest.raises(MachineDied, match="signal 9"):
             machine.succeed("true")
+        machine.start()
+    machine.crash()
+    machine.start()
+    assert machine.succeed("echo back") == "back\n"
+
+
+def test_a_machine_that_has_powered_itself_off_can_be_started(machine: Machine) -> None:
+    machine.execute("kill -TERM $FAKE_PID; sleep 1", check_return=False)  # to which it ends well
+    while machine.is_up():
+        time.sleep(0.01)
+    with pytest.raises(MachineDied, match="exit status 0"):
+        machine.succeed("true")
     machine.start()
     assert machine.succeed("echo back") == "back\n"
 
